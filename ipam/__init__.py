@@ -1,0 +1,1 @@
+"""Address allocation on a CRDT ring; everything outside ``ipam.drivers`` is pure."""
