@@ -1,0 +1,471 @@
+"""The router: every pure machine of a peer, composed into one.
+
+Who drives it: ``mesh.drivers.mesh`` in production, ``tests.sim`` under a simulated clock and
+network. Every input returns the effects it caused, in order; nothing happens between inputs.
+
+    streams, datagrams, worker, timer ──> Router ──> writes, datagrams, worker, one deadline
+                                            │
+              Neighbours (connections) ── Liveness ── Links (keys, probes, worker)
+                        │                                │
+                     Gossip ── Topology ── Routes ───────┘
+
+Invariants: nothing a peer sends raises; a bad message is counted under its reason and the
+connection it came on stays; after ``shutdown`` there are no more effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mesh.clock import Instant
+from mesh.connection.connection import Local
+from mesh.connection.maker import Target
+from mesh.connection.reasons import Refusal
+from mesh.crypto.identity import Identity
+from mesh.crypto.kem import Kem
+from mesh.crypto.password import PasswordRing
+from mesh.effects import Arm, Notify
+from mesh.errors import MalformedMessageError, MisuseError
+from mesh.gossip.channel import Channel
+from mesh.gossip.engine import Changed, Gossip, GossipEffect, SendTo
+from mesh.gossip.engine import Quarantined as GossipQuarantined
+from mesh.names import Endpoint, PeerName, PeerUID, ShortID
+from mesh.router.effects import PersistShortID, RouterEffect
+from mesh.router.events import (
+    ChannelChanged,
+    CloneSuspected,
+    PeerGone,
+    PeersChanged,
+    Quarantined,
+    UnicastReceived,
+)
+from mesh.router.hub import Hub, RouterConfig
+from mesh.router.links import Links
+from mesh.router.neighbours import Neighbours
+from mesh.router.status import RouterStatus, router_status
+from mesh.router.unicast import Unicasts
+from mesh.router.vigil import Vigil
+from mesh.topology.record import Edge
+from mesh.topology.routes import Routes, compute
+from mesh.topology.topology import CHANNEL as TOPOLOGY
+from mesh.topology.topology import Topology
+from mesh.wire.control import Ask, Gossiped, Ping, Pong, Unicast, Vouch, decode
+from mesh.wire.worker import FromWorker
+
+if TYPE_CHECKING:
+    from random import Random
+
+PAIR_CHANNEL = "pair"
+"""Unicast channel of the end-to-end handshakes."""
+
+SETTLE = 0.05
+"""Seconds that changes of links and topology wait for company before records and routes are
+made anew: a starting mesh changes dozens of times within one."""
+
+COLLECT_INTERVAL = 5.0
+"""Seconds between looks for peers that have long been unreachable."""
+
+
+class Router:
+    """One peer of the mesh. See ``mesh.router.effects`` for what its driver must do."""
+
+    def __init__(
+        self,
+        config: RouterConfig,
+        *,
+        identity: Identity,
+        uid: PeerUID,
+        passwords: PasswordRing,
+        kem: Kem,
+        entropy: Callable[[int], bytes],
+        rng: Random,
+    ) -> None:
+        self.hub = hub = Hub(config, identity, uid, passwords, kem, entropy, rng)
+        self.topology = Topology(
+            identity,
+            uid,
+            config.nickname,
+            rng,
+            short_id_hint=config.short_id,
+            program=config.program,
+            mtu=config.mtu,
+            overlays=("sleeve",),
+        )
+        self.gossip = Gossip(hub.us, rng, self._relay)
+        self.gossip.register(self.topology)
+        self.neighbours = Neighbours(
+            hub,
+            {"overlays": "sleeve"},
+            on_up=self._neighbour_up,
+            on_down=self._neighbour_down,
+            on_message=self._message,
+        )
+        self.vigil = Vigil(hub, self.neighbours, lambda: self.topology.records)
+        self.links = Links(
+            hub, self._local, send_pair=self._send_pair, on_change=self._edges_changed
+        )
+        self.unicasts = Unicasts(hub)
+        self.routes: Routes = compute(self.topology.records, hub.us)
+        self.reachable: frozenset[PeerName] = frozenset()
+        self._armed: Instant | None = None
+        self._short_id: ShortID | None = config.short_id
+        self._clone_told = False
+        self._running = False
+
+    # ---- set-up
+
+    def register(self, channel: Channel) -> None:
+        """Add a gossip channel; before ``start``."""
+        if self._running:
+            raise MisuseError("register() after start()")
+        self.gossip.register(channel)
+
+    def start(self, now: Instant) -> list[RouterEffect]:
+        self.hub.now = now
+        self._running = True
+        self.topology.update(edges=(), now=now)
+        self._keep_short_id()
+        self._soon("collect", COLLECT_INTERVAL)
+        self._perform_gossip(self.gossip.handle_timer(now))
+        if self.hub.config.targets:
+            self.neighbours.perform_maker(
+                self.neighbours.maker.connect(self.hub.config.targets, now)
+            )
+        return self._finish()
+
+    # ---- inputs from the network
+
+    def accepted(self, conn: int, remote: Endpoint, now: Instant) -> list[RouterEffect]:
+        """A peer connected to us; ``conn`` is the driver's number for the stream."""
+        self.hub.now = now
+        self.neighbours.accepted(conn, remote)
+        return self._finish()
+
+    def dialled(
+        self, conn: int, target: Target, remote: Endpoint, now: Instant
+    ) -> list[RouterEffect]:
+        self.hub.now = now
+        self.neighbours.dialled(conn, target, remote)
+        return self._finish()
+
+    def dial_failed(self, target: Target, reason: str, now: Instant) -> list[RouterEffect]:
+        self.hub.now = now
+        self.neighbours.dial_failed(target, reason)
+        return self._finish()
+
+    def receive_stream(self, conn: int, data: bytes, now: Instant) -> list[RouterEffect]:
+        self.hub.now = now
+        self.neighbours.receive(conn, data)
+        return self._finish()
+
+    def stream_closed(self, conn: int, now: Instant) -> list[RouterEffect]:
+        self.hub.now = now
+        self.neighbours.closed(conn)
+        return self._finish()
+
+    def stream_paused(self, conn: int, now: Instant) -> list[RouterEffect]:
+        """The stream's buffer is full: gossip for this neighbour merges until it is resumed."""
+        self.hub.now = now
+        if (peer := self.neighbours.paused(conn, True)) is not None:
+            self.gossip.paused(peer)
+        return self._finish()
+
+    def stream_resumed(self, conn: int, now: Instant) -> list[RouterEffect]:
+        self.hub.now = now
+        if (peer := self.neighbours.paused(conn, False)) is not None:
+            self._perform_gossip(self.gossip.resumed(peer, now))
+        return self._finish()
+
+    def receive_datagram(self, source: Endpoint, data: bytes, now: Instant) -> list[RouterEffect]:
+        self.hub.now = now
+        self.vigil.receive(data)
+        return self._finish()
+
+    # ---- inputs from the worker
+
+    def worker_started(self, now: Instant) -> list[RouterEffect]:
+        self.hub.now = now
+        self.links.worker_started()
+        self._soon("routes", 0)
+        return self._finish()
+
+    def worker_lost(self, reason: str, now: Instant) -> list[RouterEffect]:
+        self.hub.now = now
+        self.links.worker_lost(reason)
+        return self._finish()
+
+    def receive_worker(self, message: FromWorker, now: Instant) -> list[RouterEffect]:
+        self.hub.now = now
+        self.links.receive_worker(message)
+        return self._finish()
+
+    # ---- time
+
+    def handle_timer(self, now: Instant) -> list[RouterEffect]:
+        self.hub.now = now
+        for key in self.hub.deadlines.due(now):
+            match key[0]:
+                case "conn" | "unread" | "maker":
+                    self.neighbours.handle_timer(key)
+                case "live":
+                    self.vigil.handle_timer(key)
+                case "pair" | "probe":
+                    self.links.handle_timer(key)
+                case "gossip":
+                    self._perform_gossip(self.gossip.handle_timer(now))
+                case "edges":
+                    self._publish_edges()
+                case "routes":
+                    self._recompute()
+                case "collect":
+                    self._collect()
+                case _:
+                    raise MisuseError(f"nobody owns the deadline {key}")
+        self._armed = None
+        return self._finish()
+
+    # ---- orders
+
+    def connect(self, targets: tuple[Target, ...], now: Instant) -> list[RouterEffect]:
+        self.hub.now = now
+        self.neighbours.perform_maker(self.neighbours.maker.connect(targets, now))
+        return self._finish()
+
+    def forget(self, targets: tuple[Target, ...], now: Instant) -> list[RouterEffect]:
+        """Stop dialling these addresses, and close the connections that came of them."""
+        self.hub.now = now
+        self.neighbours.perform_maker(self.neighbours.maker.forget(targets, now))
+        for conn, stream in list(self.neighbours.streams.items()):
+            if stream.target in targets:
+                self.neighbours.close(conn, Refusal.FORGOTTEN)
+        return self._finish()
+
+    def set_passwords(self, passwords: PasswordRing, now: Instant) -> list[RouterEffect]:
+        """Use another ring from the next handshake on; what is established stays."""
+        self.hub.now = now
+        self.hub.passwords = passwords
+        return self._finish()
+
+    def publish(self, channel: str, keys: tuple[bytes, ...], now: Instant) -> list[RouterEffect]:
+        """Our own state behind a registered channel changed under these keys."""
+        self.hub.now = now
+        self._perform_gossip(self.gossip.publish(channel, keys, now))
+        return self._finish()
+
+    def unicast(
+        self, dst: PeerName, channel: str, payload: bytes, now: Instant
+    ) -> list[RouterEffect]:
+        """Send a message to one peer over the control connections. It may be lost."""
+        self.hub.now = now
+        self._forward(self.unicasts.compose(dst, channel, payload))
+        return self._finish()
+
+    def shutdown(self, now: Instant) -> list[RouterEffect]:
+        """Say good-bye on every connection. Nothing happens after it."""
+        self.hub.now = now
+        self.neighbours.close_all(Refusal.SHUTDOWN)
+        effects = self._finish()
+        self._running = False
+        return [e for e in effects if not isinstance(e, Arm)] + [Arm(None)]
+
+    def status(self, now: Instant) -> RouterStatus:
+        """What there is to show; changes nothing."""
+        return router_status(self, now)
+
+    # ---- inside: neighbours
+
+    def _neighbour_up(self, peer: PeerName) -> None:
+        stream = self.neighbours.stream(peer)
+        assert stream is not None
+        assert stream.remote is not None
+        host = stream.endpoint.host
+        self.vigil.watch(peer, stream.remote, Endpoint(host, stream.remote.probe_port))
+        self.links.neighbour_up(peer, Endpoint(host, stream.remote.sleeve_port))
+        self._perform_gossip(self.gossip.neighbour_up(peer, self.hub.now))
+        self._edges_changed()
+
+    def _neighbour_down(self, peer: PeerName) -> None:
+        self.vigil.drop(peer)
+        self.links.neighbour_down(peer)
+        self.gossip.neighbour_down(peer)
+        self._edges_changed()
+
+    def _message(self, peer: PeerName, data: bytes) -> None:
+        """A message of a neighbour. What is wrong with it is counted; the connection stays."""
+        self.vigil.heard(peer)
+        try:
+            message = decode(data)
+            match message:
+                case Gossiped(body):
+                    self._perform_gossip(self.gossip.receive(peer, body, self.hub.now))
+                case Unicast():
+                    self._receive_unicast(message)
+                case Ping(token):
+                    self.neighbours.send(peer, Pong(token))
+                case Ask(suspect):
+                    if self.vigil.heard_lately(suspect):
+                        self.neighbours.send(peer, Vouch(suspect))
+                case Vouch(suspect):
+                    self.vigil.vouched(suspect)
+                case Pong():
+                    return
+                case None:
+                    self.hub.count("unknown-kind")
+        except MalformedMessageError as err:
+            self.hub.count(err.reason)
+
+    # ---- inside: unicast
+
+    def _send_pair(self, peer: PeerName, message: bytes) -> None:
+        self._forward(self.unicasts.compose(peer, PAIR_CHANNEL, message))
+
+    def _receive_unicast(self, message: Unicast) -> None:
+        if message.dst != self.hub.us:
+            if message.hops <= 1:
+                self.hub.count("hop-limit")
+            else:
+                self._forward(message.one_hop_on())
+            return
+        refusal = self.unicasts.check(message, self.topology.records)
+        if refusal is not None:
+            self.hub.count(refusal)
+        elif message.channel == PAIR_CHANNEL:
+            self.links.receive_pair(message.src, message.payload)
+        else:
+            self.hub.notify(UnicastReceived(message.src, message.channel, message.payload))
+
+    def _forward(self, message: Unicast) -> None:
+        next_hop: PeerName | None = message.dst
+        if message.dst not in self.neighbours.by_peer:
+            next_hop = self.routes.control_unicast.get(message.dst)
+        if next_hop is None or next_hop not in self.neighbours.by_peer:
+            self.hub.count("no-route")
+        elif self.neighbours.is_paused(next_hop):
+            self.hub.count("backlogged")
+        else:
+            self.neighbours.send(next_hop, message)
+
+    # ---- inside: gossip
+
+    def _relay(self, origin: PeerName | None) -> tuple[PeerName, ...]:
+        """Neighbours that do not hear of ``origin`` from itself: they need our relaying."""
+        neighbours = self.neighbours.by_peer
+        record = None if origin is None else self.topology.records.get(origin)
+        if record is None:
+            return tuple(neighbours)
+        beside = {edge.peer for edge in record.edges}
+        return tuple(peer for peer in neighbours if peer not in beside and peer != origin)
+
+    def _perform_gossip(self, effects: list[GossipEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case SendTo(peer, body):
+                    self.neighbours.send(peer, Gossiped(body))
+                case Arm(deadline):
+                    self.hub.deadlines.set(("gossip",), deadline)
+                case Notify(Changed(channel, keys)):
+                    if channel == TOPOLOGY:
+                        self._topology_changed()
+                    self.hub.notify(ChannelChanged(channel, keys))
+                case Notify(GossipQuarantined(channel, key, reason, source)):
+                    self.hub.count(reason)
+                    self.hub.notify(Quarantined(channel, key, reason, source))
+
+    # ---- inside: topology
+
+    def _topology_changed(self) -> None:
+        self._soon("routes", SETTLE)
+        if self.topology.overtaken:
+            self._soon("edges", SETTLE)
+        if self.topology.clone_suspected and not self._clone_told:
+            self._clone_told = True
+            self.hub.notify(CloneSuspected())
+
+    def _edges_changed(self) -> None:
+        self._soon("edges", SETTLE)
+
+    def _soon(self, what: str, delay: float) -> None:
+        """Do ``what`` within ``delay`` seconds, together with whatever else asks for it."""
+        when = Instant(self.hub.now + delay)
+        planned = self.hub.deadlines.get((what,))
+        if planned is None or planned > when:
+            self.hub.deadlines.set((what,), when)
+
+    def _edges(self) -> tuple[Edge, ...]:
+        edges = []
+        for peer, conn in self.neighbours.by_peer.items():
+            stream, direct = self.neighbours.streams[conn], self.links.direct[peer]
+            assert stream.remote is not None
+            edges.append(
+                Edge(
+                    peer,
+                    self.vigil.cost_us(peer, direct.rtt),
+                    direct.up,
+                    direct.segment if direct.up else 0,
+                    Endpoint(stream.endpoint.host, stream.remote.port),
+                )
+            )
+        return tuple(sorted(edges))
+
+    def _publish_edges(self) -> None:
+        hub = self.hub
+        if not self.topology.update(edges=self._edges(), now=hub.now):
+            return
+        self._keep_short_id()
+        self._perform_gossip(self.gossip.publish(TOPOLOGY, (hub.us.octets,), hub.now))
+        self._soon("routes", 0)
+
+    def _keep_short_id(self) -> None:
+        short_id = self.topology.own.short_id
+        if short_id is not None and short_id != self._short_id:
+            self._short_id = short_id
+            self.hub.emit(PersistShortID(short_id))
+
+    def _recompute(self) -> None:
+        """Routes, and everything that follows from them."""
+        hub, records = self.hub, self.topology.records
+        self.routes = compute(records, hub.us)
+        reachable = frozenset(self.routes.control_unicast)
+        if reachable != self.reachable:
+            self.reachable = reachable
+            hub.notify(PeersChanged(reachable))
+        self._discover()
+        self.links.sync(records, reachable, self.routes)
+
+    def _discover(self) -> None:
+        """Tell the connection maker where peers that we have no connection to were reached."""
+        found: dict[PeerName, set[Endpoint]] = {}
+        for record in self.topology.records.values():
+            for edge in record.edges:
+                if edge.endpoint is None or edge.peer == self.hub.us:
+                    continue
+                if edge.peer in self.reachable and edge.peer not in self.neighbours.by_peer:
+                    found.setdefault(edge.peer, set()).add(edge.endpoint)
+        wanted = {peer: frozenset(endpoints) for peer, endpoints in found.items()}
+        maker = self.neighbours.maker
+        self.neighbours.perform_maker(maker.discovered(wanted, self.hub.now))
+
+    def _collect(self) -> None:
+        for peer in self.topology.collect(self.hub.now):
+            self.unicasts.forget(peer)
+            self.hub.notify(PeerGone(peer))
+            self._soon("routes", SETTLE)
+        self._soon("collect", COLLECT_INTERVAL)
+
+    def _local(self) -> Local:
+        return self.neighbours.local()
+
+    # ---- inside: the end of every input
+
+    def _finish(self) -> list[RouterEffect]:
+        hub = self.hub
+        if not self._running:
+            hub.effects = []
+            return []
+        due = hub.deadlines.next()
+        if due != self._armed:
+            self._armed = due
+            hub.emit(Arm(due))
+        effects, hub.effects = hub.effects, []
+        return effects

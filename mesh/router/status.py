@@ -1,0 +1,285 @@
+"""What a router shows of itself: plain values, ages in seconds, names as printed.
+
+One structure feeds ``weaver status``, ``/v1`` and the metrics, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mesh.clock import Instant
+from mesh.connection.reasons import explain
+from mesh.names import PeerName
+
+if TYPE_CHECKING:
+    from mesh.router.router import Router
+
+
+@dataclass(frozen=True, slots=True)
+class UsStatus:
+    name: str
+    uid: str
+    nickname: str
+    short_id: int | None
+    version: int
+    encrypted: bool
+    passwords: tuple[str, ...]
+    mtu: int
+    port: int
+    sleeve_port: int
+    probe_port: int
+    worker: str
+    clone_suspected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    name: str
+    nickname: str
+    uid: str
+    short_id: int | None
+    version: int
+    program: str
+    mtu: int
+    reachable: bool
+    connections: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatus:
+    """An open connection, or one that ended lately (``state`` "ended" or "refused")."""
+
+    peer: str | None
+    nickname: str | None
+    remote: str
+    outbound: bool
+    state: str
+    reason: str | None
+    by_peer: bool
+    explanation: str | None
+    age: float
+    rtt: float | None
+    password: str | None
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatus:
+    target: str
+    state: str
+    origin: str
+    last_error: str | None
+    tries: int
+    next_attempt_in: float | None
+    peer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """The data path to a peer: direct when ``next_hop`` is the peer itself."""
+
+    peer: str
+    nickname: str
+    overlay: str
+    state: str
+    reason: str
+    next_hop: str | None
+    hops: int
+    cost_us: int | None
+    rtt: float | None
+    segment: int
+    endpoint: str | None
+    epoch: int | None
+    key_age: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteStatus:
+    peer: str
+    nickname: str
+    next_hop: str
+    hops: int
+    cost_us: int
+    mtu: int
+    broadcast_children: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouterStatus:
+    us: UsStatus
+    peers: tuple[PeerStatus, ...]
+    connections: tuple[ConnectionStatus, ...]
+    targets: tuple[TargetStatus, ...]
+    links: tuple[LinkStatus, ...]
+    routes: tuple[RouteStatus, ...]
+    channels: tuple[object, ...]
+    counters: dict[str, int]
+    worker_counters: object | None
+
+
+def router_status(router: Router, now: Instant) -> RouterStatus:
+    """Read a router; changes nothing."""
+    return RouterStatus(
+        us=_us(router),
+        peers=_peers(router),
+        connections=_connections(router, now),
+        targets=_targets(router, now),
+        links=_links(router, now),
+        routes=_routes(router),
+        channels=tuple(router.gossip.status()),
+        counters=dict(sorted(router.hub.counters.items())),
+        worker_counters=router.links.counters,
+    )
+
+
+def _us(router: Router) -> UsStatus:
+    hub, own = router.hub, router.topology.own
+    return UsStatus(
+        name=str(hub.us),
+        uid=f"{hub.uid:016x}",
+        nickname=hub.config.nickname,
+        short_id=own.short_id,
+        version=own.version,
+        encrypted=hub.encrypted,
+        passwords=tuple(p.id for p in hub.passwords.passwords),
+        mtu=hub.config.mtu,
+        port=hub.config.port,
+        sleeve_port=hub.config.sleeve_port,
+        probe_port=hub.config.probe_port,
+        worker=router.links.worker_reason,
+        clone_suspected=router.topology.clone_suspected,
+    )
+
+
+def _peers(router: Router) -> tuple[PeerStatus, ...]:
+    us = router.hub.us
+    return tuple(
+        PeerStatus(
+            name=str(name),
+            nickname=record.nickname,
+            uid=f"{record.uid:016x}",
+            short_id=record.short_id,
+            version=record.version,
+            program=record.program,
+            mtu=record.mtu,
+            reachable=name == us or name in router.reachable,
+            connections=tuple(str(edge.peer) for edge in record.edges),
+        )
+        for name, record in sorted(router.topology.records.items())
+    )
+
+
+def _nickname(router: Router, name: PeerName | None) -> str | None:
+    record = None if name is None else router.topology.records.get(name)
+    return None if record is None else record.nickname
+
+
+def _connections(router: Router, now: Instant) -> tuple[ConnectionStatus, ...]:
+    table = router.neighbours
+    rows = []
+    for conn, stream in table.streams.items():
+        remote = stream.remote
+        up = remote is not None and table.by_peer.get(remote.name) == conn
+        watched = router.vigil.watched.get(remote.name) if remote is not None else None
+        rows.append(
+            ConnectionStatus(
+                peer=None if remote is None else str(remote.name),
+                nickname=None if remote is None else remote.nickname,
+                remote=str(stream.endpoint),
+                outbound=stream.outbound,
+                state="established" if up else "handshake",
+                reason="suspected" if watched is not None and watched.suspected else None,
+                by_peer=False,
+                explanation=None,
+                age=now - stream.since,
+                rtt=None if watched is None else watched.rtt,
+                password=None if remote is None else remote.password_id,
+                paused=stream.paused,
+            )
+        )
+    for ended in reversed(table.ended):
+        rows.append(
+            ConnectionStatus(
+                peer=None if ended.peer is None else str(ended.peer),
+                nickname=_nickname(router, ended.peer),
+                remote=ended.remote,
+                outbound=ended.outbound,
+                state="ended" if ended.was_up else "refused",
+                reason=ended.reason,
+                by_peer=ended.by_peer,
+                explanation=explain(ended.reason, ended.by_peer),
+                age=now - ended.at,
+                rtt=None,
+                password=None,
+                paused=False,
+            )
+        )
+    return tuple(rows)
+
+
+def _targets(router: Router, now: Instant) -> tuple[TargetStatus, ...]:
+    return tuple(
+        TargetStatus(
+            target=str(row.target),
+            state=str(row.state),
+            origin=row.origin,
+            last_error=row.last_error,
+            tries=row.tries,
+            next_attempt_in=None if row.next_attempt is None else max(0, row.next_attempt - now),
+            peer=None if row.peer is None else str(row.peer),
+        )
+        for row in router.neighbours.maker.status()
+    )
+
+
+def _links(router: Router, now: Instant) -> tuple[LinkStatus, ...]:
+    rows = []
+    for name in sorted(router.reachable):
+        record = router.topology.records[name]
+        direct, pair = router.links.direct.get(name), router.links.pairs.get(name)
+        route = router.routes.unicast.get(name)
+        if route is None:
+            state, reason = "down", "no-route" if direct is None else direct.reason
+        elif route.next_hop == name:
+            state, reason = "direct", "probes-answered"
+        else:
+            state = "relayed"
+            reason = "no-connection" if direct is None else direct.reason
+            if direct is not None and direct.up:
+                reason = "cheaper-path"
+        if router.hub.encrypted and (pair is None or pair.epoch is None):
+            state, reason = "down", "no-keys" if pair is None else pair.reason
+        rows.append(
+            LinkStatus(
+                peer=str(name),
+                nickname=record.nickname,
+                overlay="sleeve",
+                state=state,
+                reason=reason,
+                next_hop=None if route is None else str(route.next_hop),
+                hops=0 if route is None else route.hops,
+                cost_us=None if route is None else route.cost_us,
+                rtt=None if direct is None else direct.rtt,
+                segment=0 if route is None else route.mtu,
+                endpoint=None if direct is None else str(direct.endpoint),
+                epoch=None if pair is None else pair.epoch,
+                key_age=None if pair is None or pair.ready_at is None else now - pair.ready_at,
+            )
+        )
+    return tuple(rows)
+
+
+def _routes(router: Router) -> tuple[RouteStatus, ...]:
+    return tuple(
+        RouteStatus(
+            peer=str(name),
+            nickname=_nickname(router, name) or "",
+            next_hop=str(route.next_hop),
+            hops=route.hops,
+            cost_us=route.cost_us,
+            mtu=route.mtu,
+            broadcast_children=tuple(str(child) for child in router.routes.broadcast(name)),
+        )
+        for name, route in sorted(router.routes.unicast.items())
+    )
