@@ -53,7 +53,7 @@ class Hub:
     deadlines: Deadlines = field(default_factory=Deadlines)
     effects: list[RouterEffect] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
-    now: Instant = Instant(0.0)
+    now: Instant = field(default=Instant(0.0))
 
     @property
     def us(self) -> PeerName:

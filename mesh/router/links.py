@@ -70,7 +70,7 @@ class Direct:
     segment: int = FIRST_SEGMENT
     rtt: float | None = None
     reason: str = "not-probed"
-    since: Instant = Instant(0.0)
+    since: Instant = field(default=Instant(0.0))
 
 
 @dataclass

@@ -7,8 +7,8 @@ Who drives it: ``mesh.router.router``. A *connection* is one TCP stream with its
                               `--------Close (a refusal)------------------^
 
 Invariants: at most one connection a neighbour; every connection that was opened is closed by
-exactly one CloseStream; after ``on_up`` a peer gets one ``on_down``, and ``on_up`` may repeat before
-it when a newer connection takes the place of an older one.
+exactly one CloseStream; after ``on_up`` a peer gets one ``on_down``, and ``on_up`` may repeat
+before it when a newer connection takes the place of an older one.
 """
 
 from __future__ import annotations

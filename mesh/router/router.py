@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mesh.clock import Instant
-from mesh.connection.connection import Local
 from mesh.connection.maker import Target
 from mesh.connection.reasons import Refusal
 from mesh.crypto.identity import Identity
@@ -103,9 +102,15 @@ class Router:
         )
         self.vigil = Vigil(hub, self.neighbours, lambda: self.topology.records)
         self.links = Links(
-            hub, self._local, send_pair=self._send_pair, on_change=self._edges_changed
+            hub, self.neighbours.local, send_pair=self._send_pair, on_change=self._edges_changed
         )
-        self.unicasts = Unicasts(hub)
+        self.unicasts = Unicasts(
+            hub,
+            self.neighbours,
+            records=lambda: self.topology.records,
+            next_hop=lambda peer: self.routes.control_unicast.get(peer),
+            deliver=self._unicast,
+        )
         self.routes: Routes = compute(self.topology.records, hub.us)
         self.reachable: frozenset[PeerName] = frozenset()
         self._armed: Instant | None = None
@@ -258,7 +263,7 @@ class Router:
     ) -> list[RouterEffect]:
         """Send a message to one peer over the control connections. It may be lost."""
         self.hub.now = now
-        self._forward(self.unicasts.compose(dst, channel, payload))
+        self.unicasts.send(dst, channel, payload)
         return self._finish()
 
     def shutdown(self, now: Instant) -> list[RouterEffect]:
@@ -300,7 +305,7 @@ class Router:
                 case Gossiped(body):
                     self._perform_gossip(self.gossip.receive(peer, body, self.hub.now))
                 case Unicast():
-                    self._receive_unicast(message)
+                    self.unicasts.receive(message)
                 case Ping(token):
                     self.neighbours.send(peer, Pong(token))
                 case Ask(suspect):
@@ -318,33 +323,13 @@ class Router:
     # ---- inside: unicast
 
     def _send_pair(self, peer: PeerName, message: bytes) -> None:
-        self._forward(self.unicasts.compose(peer, PAIR_CHANNEL, message))
+        self.unicasts.send(peer, PAIR_CHANNEL, message)
 
-    def _receive_unicast(self, message: Unicast) -> None:
-        if message.dst != self.hub.us:
-            if message.hops <= 1:
-                self.hub.count("hop-limit")
-            else:
-                self._forward(message.one_hop_on())
-            return
-        refusal = self.unicasts.check(message, self.topology.records)
-        if refusal is not None:
-            self.hub.count(refusal)
-        elif message.channel == PAIR_CHANNEL:
-            self.links.receive_pair(message.src, message.payload)
+    def _unicast(self, src: PeerName, channel: str, payload: bytes) -> None:
+        if channel == PAIR_CHANNEL:
+            self.links.receive_pair(src, payload)
         else:
-            self.hub.notify(UnicastReceived(message.src, message.channel, message.payload))
-
-    def _forward(self, message: Unicast) -> None:
-        next_hop: PeerName | None = message.dst
-        if message.dst not in self.neighbours.by_peer:
-            next_hop = self.routes.control_unicast.get(message.dst)
-        if next_hop is None or next_hop not in self.neighbours.by_peer:
-            self.hub.count("no-route")
-        elif self.neighbours.is_paused(next_hop):
-            self.hub.count("backlogged")
-        else:
-            self.neighbours.send(next_hop, message)
+            self.hub.notify(UnicastReceived(src, channel, payload))
 
     # ---- inside: gossip
 
@@ -452,9 +437,6 @@ class Router:
             self.hub.notify(PeerGone(peer))
             self._soon("routes", SETTLE)
         self._soon("collect", COLLECT_INTERVAL)
-
-    def _local(self) -> Local:
-        return self.neighbours.local()
 
     # ---- inside: the end of every input
 

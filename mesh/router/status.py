@@ -198,23 +198,23 @@ def _connections(router: Router, now: Instant) -> tuple[ConnectionStatus, ...]:
                 paused=stream.paused,
             )
         )
-    for ended in reversed(table.ended):
-        rows.append(
-            ConnectionStatus(
-                peer=None if ended.peer is None else str(ended.peer),
-                nickname=_nickname(router, ended.peer),
-                remote=ended.remote,
-                outbound=ended.outbound,
-                state="ended" if ended.was_up else "refused",
-                reason=ended.reason,
-                by_peer=ended.by_peer,
-                explanation=explain(ended.reason, ended.by_peer),
-                age=now - ended.at,
-                rtt=None,
-                password=None,
-                paused=False,
-            )
+    rows.extend(
+        ConnectionStatus(
+            peer=None if ended.peer is None else str(ended.peer),
+            nickname=_nickname(router, ended.peer),
+            remote=ended.remote,
+            outbound=ended.outbound,
+            state="ended" if ended.was_up else "refused",
+            reason=ended.reason,
+            by_peer=ended.by_peer,
+            explanation=explain(ended.reason, ended.by_peer),
+            age=now - ended.at,
+            rtt=None,
+            password=None,
+            paused=False,
         )
+        for ended in reversed(table.ended)
+    )
     return tuple(rows)
 
 

@@ -7,11 +7,13 @@ whoever needs the answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from mesh.crypto.identity import verify
 from mesh.names import PeerName, PeerUID
 from mesh.router.hub import Hub
+from mesh.router.neighbours import Neighbours
 from mesh.topology.record import Record
 from mesh.wire.control import SIGNATURE_SIZE, UNICAST_CONTEXT, Unicast
 
@@ -48,14 +50,24 @@ class SeenWindow:
 
 
 class Unicasts:
-    """Signs what we send, checks what we get. Bounded by the number of known peers."""
+    """Signs what we send, checks what we get, passes on the rest. Bounded by the known peers."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(
+        self,
+        hub: Hub,
+        neighbours: Neighbours,
+        *,
+        records: Callable[[], Mapping[PeerName, Record]],
+        next_hop: Callable[[PeerName], PeerName | None],
+        deliver: Callable[[PeerName, str, bytes], None],
+    ) -> None:
+        self._hub, self._neighbours = hub, neighbours
+        self._records, self._next_hop, self._deliver = records, next_hop, deliver
         self._sequence = 0
         self._seen: dict[PeerName, SeenWindow] = {}
 
-    def compose(self, dst: PeerName, channel: str, payload: bytes) -> Unicast:
+    def send(self, dst: PeerName, channel: str, payload: bytes) -> None:
+        """Sign a message and send it on its way; it may be lost."""
         self._sequence += 1
         hub = self._hub
         bare = Unicast(
@@ -69,13 +81,39 @@ class Unicasts:
             signature=bytes(SIGNATURE_SIZE),
         )
         signature = hub.identity.sign(UNICAST_CONTEXT, bare.signed_part())
-        return Unicast(
-            bare.hops, bare.src, bare.uid, bare.sequence, dst, channel, payload, signature
-        )
+        self._forward(replace(bare, signature=signature))
 
-    def check(self, message: Unicast, records: Mapping[PeerName, Record]) -> str | None:
+    def receive(self, message: Unicast) -> None:
+        """Deliver a message for us, or pass it on; a bad one is counted under its reason."""
+        if message.dst != self._hub.us:
+            if message.hops <= 1:
+                self._hub.count("hop-limit")
+            else:
+                self._forward(message.one_hop_on())
+            return
+        if (refusal := self._refusal(message)) is not None:
+            self._hub.count(refusal)
+        else:
+            self._deliver(message.src, message.channel, message.payload)
+
+    def forget(self, peer: PeerName) -> None:
+        self._seen.pop(peer, None)
+
+    def _forward(self, message: Unicast) -> None:
+        neighbours = self._neighbours
+        next_hop: PeerName | None = message.dst
+        if message.dst not in neighbours.by_peer:
+            next_hop = self._next_hop(message.dst)
+        if next_hop is None or next_hop not in neighbours.by_peer:
+            self._hub.count("no-route")
+        elif neighbours.is_paused(next_hop):
+            self._hub.count("backlogged")
+        else:
+            neighbours.send(next_hop, message)
+
+    def _refusal(self, message: Unicast) -> str | None:
         """Why a unicast addressed to us is refused, or None when it is good."""
-        record = records.get(message.src)
+        record = self._records().get(message.src)
         if record is None:
             return "unknown-peer"
         if not verify(record.public_key, UNICAST_CONTEXT, message.signed_part(), message.signature):
@@ -86,6 +124,3 @@ class Unicasts:
         if seen.uid != message.uid:
             return "stale-uid"
         return None if seen.accept(message.sequence) else "replayed"
-
-    def forget(self, peer: PeerName) -> None:
-        self._seen.pop(peer, None)
