@@ -108,7 +108,7 @@ class Router:
             hub,
             self.neighbours,
             records=lambda: self.topology.records,
-            next_hop=lambda peer: self.routes.control_unicast.get(peer),
+            next_hop=self._control_hop,
             deliver=self._unicast,
         )
         self.routes: Routes = compute(self.topology.records, hub.us)
@@ -324,6 +324,9 @@ class Router:
 
     def _send_pair(self, peer: PeerName, message: bytes) -> None:
         self.unicasts.send(peer, PAIR_CHANNEL, message)
+
+    def _control_hop(self, dst: PeerName) -> PeerName | None:
+        return self.routes.control_unicast.get(dst)
 
     def _unicast(self, src: PeerName, channel: str, payload: bytes) -> None:
         if channel == PAIR_CHANNEL:
