@@ -243,9 +243,15 @@ class HandshakeState:
     def is_our_turn(self) -> bool:
         return not self.is_finished and (self._at % 2 == 0) == self._initiator
 
-    def set_psk(self, psk: bytes) -> None:
-        """The pre-shared key, when it is known only after the first message."""
-        self._psk = psk
+    @property
+    def messages_done(self) -> int:
+        """Messages written or read so far."""
+        return self._at
+
+    @property
+    def static_public(self) -> bytes:
+        """Our own static public key."""
+        return self._static_public()
 
     def write(self, payload: bytes) -> bytes:
         """Our next message. Raises NoiseError when the other end's keys are no keys."""

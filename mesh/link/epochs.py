@@ -1,0 +1,377 @@
+"""End-to-end keys of one pair of peers, renewed every two minutes (docs/protocol.md 5).
+
+Who drives it: ``mesh.router.links``, over unicasts that may be lost. The peer with the lower name
+initiates; the other solicits when it has no keys.
+
+    initiator                                   responder
+      NOISE 1 (epoch e) ---------------------->
+      <------------------------------- NOISE 2
+      install e, wait for the worker
+      NOISE 3 -------------------------------->  install e, wait for the worker, use e
+      <---------------------------------- READY
+      use e                                      (the old epoch lives on for 30 s)
+
+Invariants: whoever sends under an epoch knows that the other end has it installed, so no frame
+is lost by a change of epoch; an epoch's keys are installed once and never again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mesh.clock import Instant
+from mesh.connection.handshake import IdentityHandshake, Local, RefusedError
+from mesh.connection.reasons import Refusal
+from mesh.crypto.kem import Kem
+from mesh.crypto.noise import CipherState, NoiseError
+from mesh.effects import Arm, Notify
+from mesh.errors import MalformedMessageError
+from mesh.names import PeerName
+from mesh.wire.pair import NoiseStep, PairMessage, Ready, Refused, Solicit, decode, encode
+
+if TYPE_CHECKING:
+    from random import Random
+
+ROTATE = 120.0
+"""Seconds an epoch is used before the initiator makes the next, give or take a tenth."""
+
+RETIRE = 30.0
+"""Seconds an old epoch still opens what was sent under it: far above any path's delay."""
+
+RETRY_FIRST = 1.0
+RETRY_MAX = 10.0
+TRIES = 6
+"""A step unanswered is repeated after 1, 2, 4 … 10 s; then the attempt is given up."""
+
+EPOCHS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class EpochKeys:
+    """Keys (32 octets) and datagram tags (32 bits) of one epoch, from our side."""
+
+    epoch: int
+    rx_key: bytes
+    tx_key: bytes
+    rx_tag: int
+    tx_tag: int
+
+    def __repr__(self) -> str:
+        return f"EpochKeys(epoch={self.epoch})"
+
+
+@dataclass(frozen=True, slots=True)
+class SendPair:
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InstallEpoch:
+    """Open what comes under these keys; answer ``installed``."""
+
+    keys: EpochKeys
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateEpoch:
+    """Send under this epoch from now on."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetireEpoch:
+    """Forget this epoch's keys."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairReady:
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairFailed:
+    reason: str
+
+
+PairEffect = (
+    SendPair
+    | InstallEpoch
+    | ActivateEpoch
+    | RetireEpoch
+    | Arm
+    | Notify[PairReady]
+    | Notify[PairFailed]
+)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One handshake under way."""
+
+    epoch: int
+    handshake: IdentityHandshake | None
+    password_id: str
+    first: bytes = b""
+    """The responder's copy of message 1, to tell a repetition from another attempt."""
+    again: PairMessage | None = None
+    """What to repeat until it is answered, or when the other end repeats itself."""
+    keys: EpochKeys | None = None
+    ciphers: tuple[CipherState, CipherState] | None = None
+    third: bytes = b""
+    is_installed: bool = False
+    tries: int = 0
+
+
+class PairKeys:
+    """Our end of the keys with ``remote``."""
+
+    def __init__(
+        self,
+        local: Local,
+        remote: PeerName,
+        *,
+        kem: Kem,
+        entropy: Callable[[int], bytes],
+        rng: Random,
+    ) -> None:
+        self._local, self._remote = local, remote
+        self._kem, self._entropy, self._rng = kem, entropy, rng
+        self.initiator = local.identity.name < remote
+        self.active: int | None = None
+        self._attempt: _Attempt | None = None
+        # A random start: an epoch of an earlier life of ours must not meet one of this life.
+        self._next_epoch = rng.randrange(1, EPOCHS)
+        self._retry_at: Instant | None = None
+        self._renew_at: Instant | None = None
+        self._retiring: list[tuple[Instant, int]] = []
+        self._failures = 0
+
+    # ---- inputs
+
+    def start(self, now: Instant) -> list[PairEffect]:
+        """Get keys: begin as the initiator, solicit as the responder."""
+        effects: list[PairEffect] = []
+        if self.initiator:
+            self._begin(effects, now)
+        else:
+            self._solicit(effects, now)
+        return self._armed(effects)
+
+    def receive(self, message: bytes, now: Instant) -> list[PairEffect]:
+        """A message of the other end; what is wrong with it changes nothing but the attempt."""
+        effects: list[PairEffect] = []
+        try:
+            match decode(message):
+                case Solicit() if self.initiator:
+                    if self._attempt is None:
+                        self._begin(effects, now)
+                case NoiseStep(step=1) as step if not self.initiator:
+                    self._respond(step, effects, now)
+                case NoiseStep(step=2) as step if self.initiator:
+                    self._conclude(step, effects)
+                case NoiseStep(step=3) as step if not self.initiator:
+                    self._accept(step, effects)
+                case Ready() as ready if self.initiator:
+                    self._ready(ready, effects, now)
+                case Refused(epoch, reason):
+                    if self._attempt is not None and self._attempt.epoch == epoch:
+                        self._fail(reason, effects, now)
+                case _:
+                    pass
+        except MalformedMessageError:
+            effects.append(Notify(PairFailed(Refusal.MALFORMED)))
+        except RefusedError as err:
+            if self._attempt is not None:
+                effects.append(SendPair(encode(Refused(self._attempt.epoch, err.word))))
+            self._fail(err.word, effects, now)
+        return self._armed(effects)
+
+    def installed(self, epoch: int, now: Instant) -> list[PairEffect]:
+        """The worker can open what comes under this epoch."""
+        effects: list[PairEffect] = []
+        attempt = self._attempt
+        if attempt is None or attempt.epoch != epoch or attempt.is_installed:
+            return []
+        attempt.is_installed = True
+        if self.initiator:
+            attempt.again = NoiseStep(epoch, 3, attempt.password_id, attempt.third)
+            attempt.tries = 0
+            self._repeat(effects, now)
+        else:
+            assert attempt.ciphers is not None
+            sealed = attempt.ciphers[0].encrypt(b"ready", b"")
+            attempt.again = Ready(epoch, sealed)
+            self._activate(epoch, effects, now)
+            effects.append(SendPair(encode(attempt.again)))
+        return self._armed(effects)
+
+    def handle_timer(self, now: Instant) -> list[PairEffect]:
+        effects: list[PairEffect] = []
+        for when, epoch in list(self._retiring):
+            if when <= now:
+                self._retiring.remove((when, epoch))
+                effects.append(RetireEpoch(epoch))
+        if self._renew_at is not None and now >= self._renew_at:
+            self._renew_at = None
+            if self.initiator:
+                self._begin(effects, now)
+            else:
+                self._solicit(effects, now)
+        elif self._retry_at is not None and now >= self._retry_at:
+            self._repeat(effects, now)
+        return self._armed(effects)
+
+    # ---- the initiator
+
+    def _begin(self, effects: list[PairEffect], now: Instant) -> None:
+        ids = self._local.passwords.ids
+        attempt = _Attempt(self._next_epoch, None, ids[0] if ids else "")
+        self._next_epoch = self._next_epoch % (EPOCHS - 1) + 1
+        handshake = self._handshake(attempt.epoch, attempt.password_id)
+        attempt.handshake = handshake
+        attempt.again = NoiseStep(attempt.epoch, 1, attempt.password_id, handshake.write())
+        self._attempt = attempt
+        self._renew_at = None
+        self._repeat(effects, now)
+
+    def _conclude(self, step: NoiseStep, effects: list[PairEffect]) -> None:
+        attempt = self._attempt
+        if attempt is None or attempt.epoch != step.epoch or attempt.third:
+            return
+        assert attempt.handshake is not None
+        attempt.handshake.read(step.body)
+        self._check_identity(attempt.handshake)
+        attempt.third = attempt.handshake.write()
+        # The wait is for the worker now; the other end has nothing to repeat.
+        self._install(attempt, effects)
+
+    def _ready(self, ready: Ready, effects: list[PairEffect], now: Instant) -> None:
+        attempt = self._attempt
+        if attempt is None or attempt.epoch != ready.epoch or not attempt.is_installed:
+            return
+        assert attempt.ciphers is not None
+        try:
+            attempt.ciphers[1].decrypt(b"ready", ready.sealed)
+        except NoiseError as err:
+            raise RefusedError(Refusal.HANDSHAKE_FAILED) from err
+        self._attempt, self._retry_at = None, None
+        self._activate(attempt.epoch, effects, now)
+
+    # ---- the responder
+
+    def _solicit(self, effects: list[PairEffect], now: Instant) -> None:
+        self._attempt = _Attempt(0, None, "", again=Solicit())
+        self._repeat(effects, now)
+
+    def _respond(self, step: NoiseStep, effects: list[PairEffect], now: Instant) -> None:
+        attempt = self._attempt
+        if attempt is not None and attempt.first == step.body and attempt.again is not None:
+            effects.append(SendPair(encode(attempt.again)))
+            return
+        attempt = self._attempt = _Attempt(step.epoch, None, step.password_id, first=step.body)
+        self._retry_at = None
+        handshake = attempt.handshake = self._handshake(step.epoch, step.password_id)
+        handshake.read(step.body)
+        attempt.again = NoiseStep(step.epoch, 2, step.password_id, handshake.write())
+        effects.append(SendPair(encode(attempt.again)))
+        # The initiator repeats itself; if it falls silent for good, we solicit again.
+        self._renew_at = Instant(now + RETRY_MAX * 3)
+
+    def _accept(self, step: NoiseStep, effects: list[PairEffect]) -> None:
+        attempt = self._attempt
+        if attempt is None or attempt.epoch != step.epoch or attempt.handshake is None:
+            effects.append(SendPair(encode(Refused(step.epoch, "unknown-epoch"))))
+            return
+        if attempt.keys is not None:
+            if isinstance(attempt.again, Ready):
+                effects.append(SendPair(encode(attempt.again)))
+            return
+        attempt.handshake.read(step.body)
+        self._check_identity(attempt.handshake)
+        self._install(attempt, effects)
+
+    # ---- both
+
+    def _handshake(self, epoch: int, password_id: str) -> IdentityHandshake:
+        """The handshake for an epoch; RefusedError when we lack that password."""
+        psk = None
+        if password_id:
+            psk = self._local.passwords.psk(password_id)
+            if psk is None:
+                raise RefusedError(Refusal.PASSWORD_ID_UNKNOWN)
+        elif self._local.passwords:
+            raise RefusedError(Refusal.PASSWORD_UNEXPECTED)
+        names = [self._local.identity.name.octets, self._remote.octets]
+        parts = [b"weaver pair v1", *sorted(names), epoch.to_bytes(2, "big"), password_id.encode()]
+        return IdentityHandshake(
+            self._local,
+            initiator=self.initiator,
+            prologue=b"".join(parts),
+            psk=psk,
+            kem=self._kem,
+            entropy=self._entropy,
+        )
+
+    def _check_identity(self, handshake: IdentityHandshake) -> None:
+        assert handshake.hello is not None
+        if PeerName.of(handshake.hello.public_key) != self._remote:
+            raise RefusedError(Refusal.BAD_IDENTITY)
+
+    def _install(self, attempt: _Attempt, effects: list[PairEffect]) -> None:
+        handshake = attempt.handshake
+        assert handshake is not None
+        labels = (b"to responder", b"to initiator")
+        tx, rx = labels if self.initiator else labels[::-1]
+        tags = {label: handshake.export(b"tag " + label)[:4] for label in labels}
+        attempt.keys = EpochKeys(
+            epoch=attempt.epoch,
+            rx_key=handshake.export(b"key " + rx),
+            tx_key=handshake.export(b"key " + tx),
+            rx_tag=int.from_bytes(tags[rx], "big"),
+            tx_tag=int.from_bytes(tags[tx], "big"),
+        )
+        attempt.ciphers = handshake.split()
+        self._retry_at = None
+        effects.append(InstallEpoch(attempt.keys))
+
+    def _activate(self, epoch: int, effects: list[PairEffect], now: Instant) -> None:
+        if self.active is not None:
+            self._retiring.append((Instant(now + RETIRE), self.active))
+        self.active = epoch
+        self._failures = 0
+        wait = ROTATE * (0.9 + 0.2 * self._rng.random())
+        # The responder waits longer: it renews only when the initiator has forgotten to.
+        self._renew_at = Instant(now + (wait if self.initiator else wait * 1.5))
+        effects += [ActivateEpoch(epoch), Notify(PairReady(epoch))]
+
+    def _repeat(self, effects: list[PairEffect], now: Instant) -> None:
+        attempt = self._attempt
+        if attempt is None or attempt.again is None:
+            self._retry_at = None
+            return
+        if attempt.tries >= TRIES:
+            self._fail("pair-timeout", effects, now)
+            return
+        wait = min(RETRY_FIRST * 2**attempt.tries, RETRY_MAX)
+        attempt.tries += 1
+        self._retry_at = Instant(now + wait)
+        effects.append(SendPair(encode(attempt.again)))
+
+    def _fail(self, reason: str, effects: list[PairEffect], now: Instant) -> None:
+        """Give the attempt up, not what works already; try again after a while."""
+        self._attempt, self._retry_at = None, None
+        self._failures += 1
+        wait = min(RETRY_FIRST * 2**self._failures, ROTATE / 2)
+        self._renew_at = Instant(now + wait * (0.75 + 0.5 * self._rng.random()))
+        effects.append(Notify(PairFailed(reason)))
+
+    def _armed(self, effects: list[PairEffect]) -> list[PairEffect]:
+        wishes = [w for w in (self._retry_at, self._renew_at) if w is not None]
+        wishes += [when for when, _ in self._retiring]
+        effects.append(Arm(min(wishes) if wishes else None))
+        return effects
