@@ -13,15 +13,9 @@ from typing import Protocol
 
 from mesh.clock import Instant
 from mesh.names import PeerName
+from mesh.wire.gossip import STAMP_SIZE
 
-MAX_KEY = 64
-"""Octets of an item's key: a peer name, an address or a host name fits."""
-
-MAX_PAYLOAD = 64 * 1024
-"""Octets of one item: a topology record with 1,000 connections fits; anything larger is
-refused before it is decoded."""
-
-STAMP_BITS = 128
+STAMP_BITS = 8 * STAMP_SIZE
 """A stamp is an unsigned integer of this many bits, most significant part first: (version,
 tie-breaker). Equal stamps mean equal payloads; a channel in which two authors may write the
 same version puts part of the payload's hash into the tie-breaker."""

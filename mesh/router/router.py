@@ -336,14 +336,14 @@ class Router:
 
     # ---- inside: gossip
 
-    def _relay(self, origin: PeerName | None) -> tuple[PeerName, ...]:
-        """Neighbours that do not hear of ``origin`` from itself: they need our relaying."""
+    def _relay(self, source: PeerName) -> tuple[PeerName, ...]:
+        """Neighbours that ``source`` does not serve itself: what it told us goes on to them."""
         neighbours = self.neighbours.by_peer
-        record = None if origin is None else self.topology.records.get(origin)
+        record = self.topology.records.get(source)
         if record is None:
             return tuple(neighbours)
         beside = {edge.peer for edge in record.edges}
-        return tuple(peer for peer in neighbours if peer not in beside and peer != origin)
+        return tuple(peer for peer in neighbours if peer not in beside)
 
     def _perform_gossip(self, effects: list[GossipEffect]) -> None:
         for effect in effects:
@@ -435,7 +435,7 @@ class Router:
         self.neighbours.perform_maker(maker.discovered(wanted, self.hub.now))
 
     def _collect(self) -> None:
-        for peer in self.topology.collect(self.hub.now):
+        for peer in self.topology.collect(self.reachable, self.hub.now):
             self.unicasts.forget(peer)
             self.hub.notify(PeerGone(peer))
             self._soon("routes", SETTLE)
