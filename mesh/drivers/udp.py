@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import asyncio_dgram
 
@@ -25,10 +26,10 @@ MAX_WAITING = 1024
 V4_MAPPED = "::ffff:"
 
 
-def endpoint_of(address: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
+def endpoint_of(address: tuple[Any, ...]) -> Endpoint:
     """A socket address as an endpoint, IPv4 addresses in their own form."""
-    host = address[0]
-    return Endpoint(host.removeprefix(V4_MAPPED) if "." in host else host, address[1])
+    host, port = str(address[0]), int(address[1])
+    return Endpoint(host.removeprefix(V4_MAPPED) if "." in host else host, port)
 
 
 def bound_socket(port: int) -> socket.socket:
@@ -65,7 +66,9 @@ class ProbeSocket:
 
     async def start(self, sock: socket.socket) -> None:
         self._mapped = sock.family == socket.AF_INET6
-        self._stream = await asyncio_dgram.from_socket(sock)
+        stream = await asyncio_dgram.from_socket(sock)
+        assert isinstance(stream, asyncio_dgram.DatagramServer)
+        self._stream = stream
         self._supervisor.spawn(self._read(), "probe reader")
         self._supervisor.spawn(self._write(), "probe writer")
 
@@ -89,7 +92,8 @@ class ProbeSocket:
                 return
             except OSError:
                 continue
-            self._receive(endpoint_of(address), data)
+            assert isinstance(address, tuple)
+            self._receive(endpoint_of(address), bytes(data))
 
     async def _write(self) -> None:
         assert self._stream is not None

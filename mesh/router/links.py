@@ -306,12 +306,17 @@ class Links:
                     self._tell_one(w.RetireEpoch(pair.short_id, epoch))
                 case Arm(deadline):
                     hub.deadlines.set(("pair", peer), deadline)
-                case Notify(PairReady(epoch)):
-                    pair.epoch, pair.ready_at, pair.reason = epoch, hub.now, "ready"
-                    self._start_probes()
-                case Notify(PairFailed(reason)):
-                    pair.reason = reason
-                    hub.count(reason)
+                case Notify(event):
+                    self._pair_happened(pair, event)
+
+    def _pair_happened(self, pair: Pair, event: PairReady | PairFailed) -> None:
+        match event:
+            case PairReady(epoch):
+                pair.epoch, pair.ready_at, pair.reason = epoch, self._hub.now, "ready"
+                self._start_probes()
+            case PairFailed(reason):
+                pair.reason = reason
+                self._hub.count(reason)
 
     # ---- inside: probes
 
@@ -339,19 +344,27 @@ class Links:
                         self._tell_one(w.Probe(self._ids[peer], nonce, size))
                 case Arm(deadline):
                     hub.deadlines.set(("probe", peer), deadline)
-                case Notify(LinkUp(rtt, segment)):
-                    direct.up, direct.rtt, direct.segment = True, rtt, segment
-                    direct.reason, direct.since = "probes-answered", hub.now
-                    hub.notify(LinkChanged(peer, True, direct.reason))
-                    self._on_change()
-                case Notify(LinkDown(reason)):
-                    self._down(peer, direct, reason)
-                case Notify(SegmentChanged(segment)):
-                    direct.segment = segment
-                    self._on_change()
-                case Notify(Measured(rtt)):
-                    direct.rtt = rtt
-                    self._on_change()
+                case Notify(event):
+                    self._probe_happened(peer, direct, event)
+
+    def _probe_happened(
+        self,
+        peer: PeerName,
+        direct: Direct,
+        event: LinkUp | LinkDown | SegmentChanged | Measured,
+    ) -> None:
+        match event:
+            case LinkUp(rtt, segment):
+                direct.up, direct.rtt, direct.segment = True, rtt, segment
+                direct.reason, direct.since = "probes-answered", self._hub.now
+                self._hub.notify(LinkChanged(peer, True, direct.reason))
+            case LinkDown(reason):
+                self._down(peer, direct, reason)
+            case SegmentChanged(segment):
+                direct.segment = segment
+            case Measured(rtt):
+                direct.rtt = rtt
+        self._on_change()
 
     def _down(self, peer: PeerName, direct: Direct, reason: str) -> None:
         direct.reason = reason

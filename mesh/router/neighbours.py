@@ -18,7 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mesh.clock import Instant
-from mesh.connection.connection import Connection, Established, Local, Received, Remote
+from mesh.connection.connection import (
+    Connection,
+    ConnectionEffect,
+    Established,
+    Local,
+    Received,
+    Remote,
+)
 from mesh.connection.maker import ConnectionMaker, MakerEffect, Target, survivor
 from mesh.connection.maker import Dial as MakerDial
 from mesh.connection.maker import PersistTargets as MakerPersist
@@ -207,7 +214,7 @@ class Neighbours:
         self,
         conn: int,
         stream: Stream,
-        effects: list[Send | Arm | Close | Notify[Established] | Notify[Received]],
+        effects: list[ConnectionEffect],
     ) -> None:
         hub = self._hub
         for effect in effects:
@@ -218,11 +225,16 @@ class Neighbours:
                     hub.deadlines.set(("conn", conn), deadline)
                 case Close(reason):
                     self._ended(conn, stream, reason)
-                case Notify(Established(remote)):
-                    self._established(conn, stream, remote)
-                case Notify(Received(message)):
-                    if stream.remote is not None and self.by_peer.get(stream.remote.name) == conn:
-                        self._on_message(stream.remote.name, message)
+                case Notify(event):
+                    self._happened(conn, stream, event)
+
+    def _happened(self, conn: int, stream: Stream, event: Established | Received) -> None:
+        match event:
+            case Established(remote):
+                self._established(conn, stream, remote)
+            case Received(message):
+                if stream.remote is not None and self.by_peer.get(stream.remote.name) == conn:
+                    self._on_message(stream.remote.name, message)
 
     def _established(self, conn: int, stream: Stream, remote: Remote) -> None:
         stream.remote = remote

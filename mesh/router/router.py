@@ -352,13 +352,18 @@ class Router:
                     self.neighbours.send(peer, Gossiped(body))
                 case Arm(deadline):
                     self.hub.deadlines.set(("gossip",), deadline)
-                case Notify(Changed(channel, keys)):
-                    if channel == TOPOLOGY:
-                        self._topology_changed()
-                    self.hub.notify(ChannelChanged(channel, keys))
-                case Notify(GossipQuarantined(channel, key, reason, source)):
-                    self.hub.count(reason)
-                    self.hub.notify(Quarantined(channel, key, reason, source))
+                case Notify(event):
+                    self._gossip_happened(event)
+
+    def _gossip_happened(self, event: Changed | GossipQuarantined) -> None:
+        match event:
+            case Changed(channel, keys):
+                if channel == TOPOLOGY:
+                    self._topology_changed()
+                self.hub.notify(ChannelChanged(channel, keys))
+            case GossipQuarantined(channel, key, reason, source):
+                self.hub.count(reason)
+                self.hub.notify(Quarantined(channel, key, reason, source))
 
     # ---- inside: topology
 
@@ -399,6 +404,8 @@ class Router:
     def _publish_edges(self) -> None:
         hub = self.hub
         if not self.topology.update(edges=self._edges(), now=hub.now):
+            # What only the worker must know, an address behind a NAT, may have changed.
+            self.links.sync(self.topology.records, self.reachable, self.routes)
             return
         self._keep_short_id()
         self._perform_gossip(self.gossip.publish(TOPOLOGY, (hub.us.octets,), hub.now))

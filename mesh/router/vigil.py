@@ -132,14 +132,19 @@ class Vigil:
                     hub.deadlines.set(("live", peer), deadline)
                 case AskOthers():
                     self._ask(peer)
-                case Notify(Measured(rtt)):
-                    watched.rtt = rtt
-                case Notify(Suspect()):
-                    # The probe port may be blocked while the connection is fine: ask there too.
-                    watched.suspected = True
-                    self._neighbours.send(peer, Ping(hub.rng.getrandbits(64)))
-                case Notify(Dead()):
-                    self._neighbours.close_peer(peer, Refusal.SILENT)
+                case Notify(event):
+                    self._happened(peer, watched, event)
+
+    def _happened(self, peer: PeerName, watched: Watched, event: Measured | Suspect | Dead) -> None:
+        match event:
+            case Measured(rtt):
+                watched.rtt = rtt
+            case Suspect():
+                # The probe port may be blocked while the connection is fine: ask there too.
+                watched.suspected = True
+                self._neighbours.send(peer, Ping(self._hub.rng.getrandbits(64)))
+            case Dead():
+                self._neighbours.close_peer(peer, Refusal.SILENT)
 
     def _ask(self, suspect: PeerName) -> None:
         records = self._records()

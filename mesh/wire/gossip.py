@@ -75,22 +75,23 @@ GossipMessage = Summary | Keys | Want | Items
 
 
 def encode(message: GossipMessage) -> bytes:
+    out = Writer()
     match message:
         case Summary(channels):
-            out = Writer().u8(GossipKind.SUMMARY).u16(len(channels))
+            out.u8(GossipKind.SUMMARY).u16(len(channels))
             for summary in channels:
                 out.text(summary.channel).u32(summary.items).raw(summary.hash)
         case Keys(channel, low, high, stamps):
-            out = Writer().u8(GossipKind.KEYS).text(channel).block(low).block(high)
+            out.u8(GossipKind.KEYS).text(channel).block(low).block(high)
             out.u32(len(stamps))
             for key, stamp in stamps:
                 out.block(key, size=1).uint(stamp, STAMP_SIZE)
         case Want(channel, keys):
-            out = Writer().u8(GossipKind.WANT).text(channel).u32(len(keys))
+            out.u8(GossipKind.WANT).text(channel).u32(len(keys))
             for key in keys:
                 out.block(key, size=1)
         case Items(channel, items):
-            out = Writer().u8(GossipKind.ITEMS).text(channel).u32(len(items))
+            out.u8(GossipKind.ITEMS).text(channel).u32(len(items))
             for key, stamp, payload in items:
                 out.block(key, size=1).uint(stamp, STAMP_SIZE).block(payload, size=4)
     return out.done()

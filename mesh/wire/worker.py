@@ -1,0 +1,322 @@
+"""Messages between the daemon and its sleeve worker (docs/protocol.md 11).
+
+They travel over a SOCK_SEQPACKET pair, one message a packet: a kind, then the fields in order.
+Both ends are of one version and trust each other, yet a packet that does not decode raises
+``MalformedMessageError`` and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from mesh.errors import MalformedMessageError
+from mesh.names import Endpoint, PeerName, ShortID
+from mesh.wire.codec import Reader, Writer
+
+MAX_PACKET = 64 * 1024
+MAX_CHILDREN = 4095
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Who we are; ``mtu`` is what our pods accept, octets of IP packet."""
+
+    short_id: ShortID
+    name: PeerName
+    mtu: int
+    encrypted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetPeer:
+    """A peer exists; ``mtu`` is what its pods accept."""
+
+    short_id: ShortID
+    name: PeerName
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropPeer:
+    """Forget a peer: its keys, its addresses, its neighbour and route entries."""
+
+    short_id: ShortID
+
+
+@dataclass(frozen=True, slots=True)
+class SetNeighbour:
+    """A peer's direct address; ``segment``: octets of UDP payload that fit the path."""
+
+    short_id: ShortID
+    endpoint: Endpoint
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropNeighbour:
+    short_id: ShortID
+
+
+@dataclass(frozen=True, slots=True)
+class SetRoute:
+    """Reach a peer by this neighbour; ``segment``: what fits the whole path."""
+
+    short_id: ShortID
+    next_hop: ShortID
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropRoute:
+    short_id: ShortID
+
+
+@dataclass(frozen=True, slots=True)
+class SetTree:
+    """Whom we pass broadcasts of ``origin`` on to; nobody removes the entry."""
+
+    origin: ShortID
+    children: tuple[ShortID, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InstallEpoch:
+    """Keys with a peer; answer ``EpochInstalled`` when what comes under them opens."""
+
+    short_id: ShortID
+    epoch: int
+    rx_key: bytes
+    tx_key: bytes
+    rx_tag: int
+    tx_tag: int
+
+    def __repr__(self) -> str:
+        return f"InstallEpoch(short_id={self.short_id}, epoch={self.epoch})"
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateEpoch:
+    """Send under this epoch from now on."""
+
+    short_id: ShortID
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetireEpoch:
+    short_id: ShortID
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Send a probe of ``size`` octets of UDP payload to a neighbour's own address."""
+
+    short_id: ShortID
+    nonce: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class GetCounters:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class GetMacs:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochInstalled:
+    short_id: ShortID
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReplied:
+    short_id: ShortID
+    nonce: int
+    size: int
+    rtt_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSeen:
+    """A neighbour's authenticated probe came from this address."""
+
+    short_id: ShortID
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class TooBig:
+    """The kernel refused a datagram of ``size`` octets of payload on a neighbour's path."""
+
+    short_id: ShortID
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Totals since the worker started; ``drops`` by reason, ``peers`` octets by short ID."""
+
+    tx_frames: int
+    tx_octets: int
+    rx_frames: int
+    rx_octets: int
+    relayed: int
+    drops: tuple[tuple[str, int], ...] = ()
+    peers: tuple[tuple[ShortID, int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Macs:
+    """Learned addresses: MAC as 48-bit number, and the short ID it is behind (0: here)."""
+
+    entries: tuple[tuple[int, ShortID], ...] = field(default=())
+
+
+ToWorker = (
+    Configure
+    | SetPeer
+    | DropPeer
+    | SetNeighbour
+    | DropNeighbour
+    | SetRoute
+    | DropRoute
+    | SetTree
+    | InstallEpoch
+    | ActivateEpoch
+    | RetireEpoch
+    | Probe
+    | GetCounters
+    | GetMacs
+    | Shutdown
+)
+FromWorker = Ready | EpochInstalled | ProbeReplied | ProbeSeen | TooBig | Counters | Macs
+Message = ToWorker | FromWorker
+
+_KINDS: tuple[type[Message], ...] = (
+    Configure,
+    SetPeer,
+    DropPeer,
+    SetNeighbour,
+    DropNeighbour,
+    SetRoute,
+    DropRoute,
+    SetTree,
+    InstallEpoch,
+    ActivateEpoch,
+    RetireEpoch,
+    Probe,
+    GetCounters,
+    GetMacs,
+    Shutdown,
+    Ready,
+    EpochInstalled,
+    ProbeReplied,
+    ProbeSeen,
+    TooBig,
+    Counters,
+    Macs,
+)
+_NUMBER = {kind: n for n, kind in enumerate(_KINDS, 1)}
+
+_SIZES = {"short_id": 2, "next_hop": 2, "origin": 2, "mtu": 2, "epoch": 2, "segment": 2, "size": 2}
+"""Octets of an integer field by its name; any other has 8."""
+
+
+def encode(message: Message) -> bytes:
+    out = Writer().u8(_NUMBER[type(message)])
+    for spec in fields(message):
+        _write(out, spec.name, getattr(message, spec.name))
+    return out.done()
+
+
+def decode(data: bytes) -> Message:
+    """Raises MalformedMessageError."""
+    reader = Reader(data)
+    number = reader.u8()
+    if not 1 <= number <= len(_KINDS):
+        raise MalformedMessageError(f"worker message of kind {number}")
+    kind = _KINDS[number - 1]
+    values = [_read(reader, kind, spec.name) for spec in fields(kind)]
+    reader.end()
+    return kind(*values)  # type: ignore[arg-type]  # the fields' own codecs gave these types
+
+
+def _write(out: Writer, name: str, value: object) -> None:
+    match value:
+        case bool():
+            out.u8(value)
+        case int():
+            out.uint(value, _SIZES.get(name, 8))
+        case bytes():
+            out.block(value)
+        case PeerName():
+            out.name(value)
+        case Endpoint(host, port):
+            out.text(host).u16(port)
+        case tuple():
+            out.u32(len(value))
+            for entry in value:
+                _write_entry(out, name, entry)
+        case _:
+            raise TypeError(f"no codec for {name}: {value!r}")
+
+
+def _write_entry(out: Writer, name: str, entry: object) -> None:
+    match (name, entry):
+        case ("children", int(child)):
+            out.u16(child)
+        case ("drops", (str(reason), int(count))):
+            out.text(reason).u64(count)
+        case ("peers", (int(short_id), int(tx), int(rx))):
+            out.u16(short_id).u64(tx).u64(rx)
+        case ("entries", (int(mac), int(short_id))):
+            out.u64(mac).u16(short_id)
+        case _:
+            raise TypeError(f"no codec for an entry of {name}: {entry!r}")
+
+
+def _read(reader: Reader, kind: type[Message], name: str) -> object:
+    match name:
+        case "encrypted":
+            return bool(reader.u8())
+        case "name":
+            return reader.name()
+        case "endpoint":
+            return Endpoint(reader.text(limit=64), reader.u16())
+        case "rx_key" | "tx_key":
+            return reader.block(limit=64)
+        case "children":
+            return tuple(ShortID(reader.u16()) for _ in range(_entries(reader, 2)))
+        case "drops":
+            return tuple((reader.text(limit=64), reader.u64()) for _ in range(_entries(reader, 10)))
+        case "peers" if kind is Counters:
+            return tuple(
+                (ShortID(reader.u16()), reader.u64(), reader.u64())
+                for _ in range(_entries(reader, 18))
+            )
+        case "entries":
+            return tuple((reader.u64(), ShortID(reader.u16())) for _ in range(_entries(reader, 10)))
+        case _:
+            return reader.uint(_SIZES.get(name, 8))
+
+
+def _entries(reader: Reader, size: int) -> int:
+    count = reader.u32()
+    if count * size > reader.remaining:
+        raise MalformedMessageError(f"{count} entries in {reader.remaining} octets")
+    return count

@@ -1,0 +1,224 @@
+"""One simulated host: a real router, wired to the simulated underlay as the driver wires it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from random import Random
+
+from mesh.clock import Instant
+from mesh.connection.maker import Target
+from mesh.crypto.identity import Identity
+from mesh.crypto.password import Password, PasswordRing
+from mesh.effects import Arm, Notify
+from mesh.names import Endpoint, PeerName, PeerUID, ShortID
+from mesh.router.effects import (
+    CloseStream,
+    Dial,
+    PersistShortID,
+    PersistTargets,
+    RouterEffect,
+    SendDatagram,
+    TellWorker,
+    Write,
+)
+from mesh.router.events import RouterEvent
+from mesh.router.hub import RouterConfig
+from mesh.router.router import Router
+from tests.sim.clock import SimClock, _Entry
+from tests.sim.kem import SimKem
+from tests.sim.network import Pipe, SimNetwork
+from tests.sim.worker import SimWorker
+
+PORT, PROBE_PORT, SLEEVE_PORT = 6783, 6786, 6784
+
+
+def ring(*ids: str) -> PasswordRing:
+    """Passwords without Argon2id's tenth of a second each: the key is the id."""
+    return PasswordRing(tuple(Password(id, id.encode().ljust(32, b".")) for id in ids))
+
+
+class SimHost:
+    """Survives ``kill`` and ``start`` with its identity, targets and short ID."""
+
+    def __init__(
+        self,
+        address: str,
+        number: int,
+        clock: SimClock,
+        network: SimNetwork,
+        rng: Random,
+        passwords: PasswordRing,
+        on_event: Callable[[SimHost, RouterEvent], None] = lambda _host, _event: None,
+        limit: int = 200,
+    ) -> None:
+        self.address, self.clock, self.network, self.rng = address, clock, network, rng
+        self.identity = Identity.from_seed(rng.randbytes(32))
+        self.name: PeerName = self.identity.name
+        self.number, self.limit = number, limit
+        self.passwords = passwords
+        self.targets: tuple[Target, ...] = ()
+        self.short_id: ShortID | None = None
+        self.alive = False
+        self.received: list[tuple[PeerName, bytes]] = []
+        self.events: list[RouterEvent] = []
+        self._on_event = on_event
+
+    # ---- life
+
+    def start(self) -> None:
+        assert not self.alive
+        self.alive = True
+        config = RouterConfig(
+            nickname=self.address,
+            port=PORT,
+            probe_port=PROBE_PORT,
+            sleeve_port=SLEEVE_PORT,
+            short_id=self.short_id,
+            targets=self.targets,
+            limit=self.limit,
+        )
+        self.router = Router(
+            config,
+            identity=self.identity,
+            uid=PeerUID(self.rng.getrandbits(64)),
+            passwords=self.passwords,
+            kem=SimKem(),
+            entropy=self.rng.randbytes,
+            rng=self.rng,
+        )
+        self._pipes: dict[int, Pipe] = {}
+        self._conn = 0
+        self._timer: _Entry | None = None
+        self._todo: deque[RouterEffect] = deque()
+        self._busy = False
+        self._life = object()
+        self.network.listen(self.address, self._accept)
+        self.network.attach(f"{self.address}/{PROBE_PORT}", self._datagram)
+        self.perform(self.router.start(self.clock.now()))
+        self.start_worker()
+
+    def start_worker(self) -> None:
+        life = self._life
+        self.worker = worker = SimWorker(
+            lambda endpoint, data: self._send(SLEEVE_PORT, endpoint, data),
+            lambda message: self._later(
+                lambda: self.perform(self.router.receive_worker(message, self.clock.now())),
+                lambda: life is self._life and worker is self.worker,
+            ),
+            lambda src, frame: self.received.append((src, frame)),
+            self.clock.now,
+        )
+        self.network.attach(
+            f"{self.address}/{SLEEVE_PORT}", lambda src, data: worker.receive(_endpoint(src), data)
+        )
+        self.perform(self.router.worker_started(self.clock.now()))
+
+    def kill_worker(self) -> None:
+        self.perform(self.router.worker_lost("worker-died", self.clock.now()))
+        self.start_worker()
+
+    def kill(self) -> None:
+        """As SIGKILL does: nothing is said, all that was in memory is gone."""
+        self.alive = False
+        self._life = object()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.network.detach(self.address)
+        self._pipes = {}
+
+    # ---- the driver's part
+
+    def perform(self, effects: list[RouterEffect]) -> None:
+        self._todo.extend(effects)
+        if self._busy:
+            return
+        self._busy = True
+        while self._todo and self.alive:
+            self._perform(self._todo.popleft())
+        self._busy = False
+
+    def _perform(self, effect: RouterEffect) -> None:
+        match effect:
+            case Write(conn, data):
+                if (pipe := self._pipes.get(conn)) is not None:
+                    self.network.write(pipe, self.address, data)
+            case SendDatagram(endpoint, data):
+                self._send(PROBE_PORT, endpoint, data)
+            case TellWorker(message):
+                self.worker.tell(message)
+            case Arm(deadline):
+                self._arm(deadline)
+            case Notify(event):
+                self.events.append(event)
+                self._on_event(self, event)
+            case CloseStream(conn):
+                if (pipe := self._pipes.pop(conn, None)) is not None:
+                    self.network.close(pipe, self.address)
+            case Dial(target):
+                life = self._life
+                self.network.dial(
+                    self.address,
+                    target.host,
+                    lambda pipe: self._opened(pipe, target) if life is self._life else None,
+                    lambda reason: self._failed(target, reason) if life is self._life else None,
+                )
+            case PersistTargets(targets):
+                self.targets = targets
+            case PersistShortID(short_id):
+                self.short_id = short_id
+
+    def _send(self, port: int, endpoint: Endpoint, data: bytes) -> None:
+        self.network.send(f"{self.address}/{port}", f"{endpoint.host}/{endpoint.port}", data)
+
+    def _later(self, action: Callable[[], None], still: Callable[[], bool]) -> None:
+        when = Instant(self.clock.now() + 0.0001)
+        self.clock.call_at(when, lambda: action() if still() else None)
+
+    def _arm(self, deadline: Instant | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if deadline is not None:
+            self._timer = self.clock.call_at(max(deadline, self.clock.now()), self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self.perform(self.router.handle_timer(self.clock.now()))
+
+    def _datagram(self, src: str, data: bytes) -> None:
+        self.perform(self.router.receive_datagram(_endpoint(src), data, self.clock.now()))
+
+    def _register(self, pipe: Pipe) -> int:
+        self._conn += 1
+        conn, life = self._conn, self._life
+        self._pipes[conn] = pipe
+
+        def receive(data: bytes) -> None:
+            if life is self._life and conn in self._pipes:
+                self.perform(self.router.receive_stream(conn, data, self.clock.now()))
+
+        def closed() -> None:
+            if life is self._life and self._pipes.pop(conn, None) is not None:
+                self.perform(self.router.stream_closed(conn, self.clock.now()))
+
+        pipe.receive[self.address], pipe.closed[self.address] = receive, closed
+        return conn
+
+    def _accept(self, pipe: Pipe) -> None:
+        conn = self._register(pipe)
+        remote = Endpoint(pipe.other(self.address), 40000)
+        self.perform(self.router.accepted(conn, remote, self.clock.now()))
+
+    def _opened(self, pipe: Pipe, target: Target) -> None:
+        conn = self._register(pipe)
+        remote = Endpoint(target.host, target.port)
+        self.perform(self.router.dialled(conn, target, remote, self.clock.now()))
+
+    def _failed(self, target: Target, reason: str) -> None:
+        self.perform(self.router.dial_failed(target, reason, self.clock.now()))
+
+
+def _endpoint(text: str) -> Endpoint:
+    host, port = text.split("/")
+    return Endpoint(host, int(port))
