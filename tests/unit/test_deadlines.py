@@ -19,7 +19,7 @@ def test_against_a_dictionary(
     changes: list[tuple[tuple[object, ...], int | None]], at: int
 ) -> None:
     deadlines = Deadlines()
-    model: dict[tuple[object, ...], int] = {}
+    model: dict[tuple[object, ...], float] = {}
     for key, when in changes:
         deadlines.set(key, None if when is None else Instant(float(when)))
         if when is None:

@@ -1,0 +1,27 @@
+"""Why a frame or datagram was dropped: the stable words of logs, metrics and status."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Drop(StrEnum):
+    MALFORMED = "malformed"
+    NOT_CONFIGURED = "not-configured"
+    UNKNOWN_PEER = "unknown-peer"
+    UNKNOWN_EPOCH = "unknown-epoch"
+    WRONG_TAG = "wrong-tag"
+    UNAUTHENTIC = "unauthentic"
+    REPLAYED = "replayed"
+    NOT_ENCRYPTED = "not-encrypted"
+    NO_KEY = "no-key"
+    NO_ROUTE = "no-route"
+    HOP_LIMIT = "hop-limit"
+    DUPLICATE = "duplicate-broadcast"
+    TOO_BIG = "too-big"
+    INCOMPLETE = "record-incomplete"
+    UNDERLAY_FULL = "underlay-full"
+    UNDERLAY_ERROR = "underlay-error"
+    TAP_FULL = "tap-full"
+    TAP_REFUSED = "tap-refused"
+    LOCAL = "local-destination"

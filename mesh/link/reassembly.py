@@ -1,0 +1,85 @@
+"""Records whose datagrams came out of order, interleaved, or not at all.
+
+The fast path never comes here: a record whose datagrams arrive in one run is opened in place.
+Bounds: so many unfinished records in all and per peer, so many octets, so many seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mesh.clock import Instant
+from mesh.names import ShortID
+
+MAX_PARTIAL = 256
+MAX_PARTIAL_PER_PEER = 64
+MAX_OCTETS = 16 * 1024 * 1024
+AGE = 2.0
+"""Seconds an unfinished record waits: many times any path's reordering."""
+
+Key = tuple[ShortID, int, int]
+"""(source, epoch, sequence number of the record)."""
+
+
+@dataclass(slots=True)
+class Partial:
+    total: int
+    since: Instant
+    pieces: dict[int, bytes] = field(default_factory=dict)
+    octets: int = 0
+
+
+class Reassembly:
+    def __init__(self) -> None:
+        self._partial: dict[Key, Partial] = {}
+        self._per_peer: dict[ShortID, int] = {}
+        self._octets = 0
+        self.lost = 0
+        """Records given up."""
+
+    def add(self, key: Key, index: int, total: int, piece: bytes, now: Instant) -> bytes | None:
+        """One datagram's payload; the whole record's when this was the last one missing."""
+        partial = self._partial.get(key)
+        if partial is None:
+            self._make_room(key[0], len(piece))
+            partial = self._partial[key] = Partial(total, now)
+            self._per_peer[key[0]] = self._per_peer.get(key[0], 0) + 1
+        if partial.total != total or index >= total or index in partial.pieces:
+            return None
+        partial.pieces[index] = piece
+        partial.octets += len(piece)
+        self._octets += len(piece)
+        if len(partial.pieces) < total:
+            return None
+        self._drop(key)
+        return b"".join(partial.pieces[n] for n in range(total))
+
+    def age(self, now: Instant) -> None:
+        for key, partial in list(self._partial.items()):
+            if now - partial.since < AGE:
+                return
+            self._give_up(key)
+
+    def forget(self, peer: ShortID) -> None:
+        for key in [k for k in self._partial if k[0] == peer]:
+            self._give_up(key)
+
+    def _make_room(self, peer: ShortID, octets: int) -> None:
+        if self._per_peer.get(peer, 0) >= MAX_PARTIAL_PER_PEER:
+            self._give_up(next(k for k in self._partial if k[0] == peer))
+        while self._partial and (
+            len(self._partial) >= MAX_PARTIAL or self._octets + octets > MAX_OCTETS
+        ):
+            self._give_up(next(iter(self._partial)))
+
+    def _give_up(self, key: Key) -> None:
+        self.lost += 1
+        self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        self._octets -= self._partial.pop(key).octets
+        left = self._per_peer[key[0]] - 1
+        if left:
+            self._per_peer[key[0]] = left
+        else:
+            del self._per_peer[key[0]]

@@ -1,0 +1,54 @@
+"""Sleeve datagrams and the records inside them (docs/protocol.md 10).
+
+A record is one sealed run of frames, cut into datagrams that fit the path::
+
+     0      1      2       4       6       8      12       20      21      22
+    +------+------+-------+-------+-------+------+--------+-------+-------+----------+---------+
+    | kind | hops | src   | dst   | epoch | tag  | seq    | index | total | reserved | payload |
+    +------+------+-------+-------+-------+------+--------+-------+-------+----------+---------+
+
+All datagrams of a record but the last have the same size. ``seq`` counts the records sent under
+one epoch and is the nonce; everything before it, with hops as zero, is the additional data.
+
+The payload of a record, before sealing, is frames one after another::
+
+    length u32 (top bit: a broadcast envelope precedes) | [origin u16 | number u64 | hops u8]
+    | virtio-net header 10 | Ethernet frame
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+DATA, PLAIN, PROBE, PROBE_REPLY = 1, 2, 3, 4
+
+HEADER = Struct("!BBHHHIQBBH")
+HEADER_SIZE = HEADER.size
+PREFIX = Struct("!BBHHHI")
+"""kind, hops, src, dst, epoch, tag."""
+
+TAG_SIZE = 16
+HOP_LIMIT = 16
+"""Hops a datagram, or a broadcast, may take."""
+
+FRAME_LENGTH = Struct("!I")
+BROADCAST_FLAG = 1 << 31
+ENVELOPE = Struct("!HQB")
+VNET = Struct("=BBHHHH")
+"""virtio-net header as the TAP has it: flags, gso type, header length, gso size, checksum start
+and offset, in the host's own byte order (both ends are little-endian machines)."""
+VNET_SIZE = VNET.size
+
+PROBE_BODY = Struct("!QH")
+"""nonce, size of the whole datagram's payload; zeroes follow."""
+
+MAX_RECORD = 62_000
+"""Octets after which a record takes no more frames; the last frame may double that."""
+
+MAX_DATAGRAMS = 200
+"""Datagrams of one record: the largest record in the smallest segments."""
+
+
+def nonce(seq: int) -> bytes:
+    """The AEAD nonce of a record: never repeats, for ``seq`` never does within an epoch."""
+    return bytes(4) + seq.to_bytes(8, "big")
