@@ -1,0 +1,66 @@
+# Everything a newcomer types. `make demo` and `make test` install what they need first.
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := python3-venv iproute2 iputils-ping nftables iperf3 tcpdump ethtool procps containernetworking-plugins
+N ?= 20
+SEEDS ?= 1-20
+
+.PHONY: demo test check netns e2e sim bench bench-datapath bench-control lab-clean clean packages
+
+# --- what the machine needs
+
+packages:
+	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "installing:" $$missing; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+$(VENV)/.stamp: pyproject.toml | packages
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -e . \
+	  $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml","rb"))["dependency-groups"]["dev"])')
+	touch $@
+
+# --- the two commands of the README
+
+demo: $(VENV)/.stamp
+	$(BIN)/weaver lab demo
+
+test: check
+	WEAVER_REQUIRE=$${WEAVER_REQUIRE:-} $(BIN)/pytest -q tests/sim tests/drivers
+	$(MAKE) --no-print-directory netns e2e
+
+# --- the tiers
+
+check: $(VENV)/.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/pytest -q tests/unit tests/properties
+
+netns: $(VENV)/.stamp
+	$(BIN)/pytest -q tests/netns
+
+e2e: $(VENV)/.stamp
+	$(BIN)/pytest -q tests/e2e
+
+sim: $(VENV)/.stamp
+	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+bench: bench-datapath bench-control
+
+bench-datapath: $(VENV)/.stamp
+	$(BIN)/python -m bench.datapath
+
+bench-control: $(VENV)/.stamp
+	$(BIN)/python -m bench.control --hosts $(N)
+
+lab-clean: $(VENV)/.stamp
+	$(BIN)/weaver lab down
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
