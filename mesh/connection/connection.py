@@ -8,19 +8,19 @@ Who drives it: ``mesh.router.neighbours``.
           `---- anything wrong, the deadline, the stream's end ----> CLOSED <------'
 
 Invariants: Close is returned exactly once, and nothing after it; Established at most once, and
-Received only between the two. A refusal tells the other end its reason before it closes.
+Received only between the two. A refusal tells the other end its reason before it closes: in clear
+until the Noise handshake is over on our side, sealed from then on.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from mesh.clock import Instant
 from mesh.connection.handshake import IdentityHandshake, Local, RefusedError, Remote
-from mesh.connection.reasons import MIRROR, Refusal
+from mesh.connection.reasons import MIRROR, Refusal, understood
 from mesh.crypto.kem import Kem
 from mesh.crypto.noise import CipherState, NoiseError
 from mesh.crypto.records import RecordForgedError, RecordReader, RecordTooLargeError, RecordWriter
@@ -30,6 +30,7 @@ from mesh.names import PeerName
 from mesh.wire.handshake import (
     FIXED_SIZE,
     FRAME_HEADER,
+    MAGIC,
     MAX_FRAME,
     VERSION,
     FrameKind,
@@ -43,11 +44,12 @@ HEADER_TIMEOUT = 10.0
 """Seconds for the whole handshake. Long enough for lost segments and a slow peer; short enough
 that a port scanner does not hold memory for minutes."""
 
+CONFIRM_AD = b"confirm"
+"""Additional data of CONFIRM, so that no record can pass for it."""
+
 GOODBYE = b"\0"
 """First octet of a message that ends the connection; the reason follows as text. Messages of the
 router begin with a kind from 1 up (``mesh.wire.control``)."""
-
-_WORD = re.compile(rb"[a-z][a-z0-9-]{0,47}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +122,9 @@ class Connection:
             if self.state is State.ESTABLISHED:
                 self._feed(data, effects)
         except RefusedError as err:
-            effects += self._refuse(err.word)
-        except MalformedMessageError:
-            effects += self._refuse(Refusal.MALFORMED)
-        except RecordTooLargeError:
-            effects += self._refuse(Refusal.TOO_LARGE)
-        except RecordForgedError:
-            effects += self._refuse(Refusal.RECORD_FORGED)
+            effects += self._refuse(err.word, now)
+        except (MalformedMessageError, RecordTooLargeError, RecordForgedError) as err:
+            effects += self._refuse(err.reason, now)
         return effects
 
     def receive_eof(self, now: Instant) -> list[ConnectionEffect]:
@@ -137,7 +135,7 @@ class Connection:
     def handle_timer(self, now: Instant) -> list[ConnectionEffect]:
         if self.state in (State.CLOSED, State.ESTABLISHED) or self._deadline is None:
             return []
-        return self._refuse(Refusal.HEADER_TIMEOUT) if now >= self._deadline else []
+        return self._refuse(Refusal.HEADER_TIMEOUT, now) if now >= self._deadline else []
 
     # ---- orders
 
@@ -145,18 +143,13 @@ class Connection:
         """Seal one message; silently nothing when the connection is closed already."""
         if self.state is State.CLOSED:
             return []
-        if self._writer is None:
+        if self._writer is None or self.state is not State.ESTABLISHED:
             raise MisuseError(f"send() in {self.state.name}")
         return [Send(self._writer.seal(message, now))]
 
     def close(self, reason: str, now: Instant) -> list[ConnectionEffect]:
         """Tell the other end why, then close."""
-        if self.state is State.CLOSED:
-            return []
-        if self._writer is None or self.state is not State.ESTABLISHED:
-            return self._refuse(reason)
-        sealed = self._writer.seal(GOODBYE + reason.encode(), now)
-        return [Send(sealed), *self._end(reason)]
+        return [] if self.state is State.CLOSED else self._refuse(reason, now)
 
     # ---- inside: before it is established
 
@@ -182,19 +175,22 @@ class Connection:
     def _take_header(self, effects: list[ConnectionEffect]) -> bool:
         # Whatever does not begin like weaver is refused at its first wrong octet.
         if len(self._buffer) < FIXED_SIZE:
-            if not b"weaver".startswith(bytes(self._buffer[:6])):
+            if not MAGIC.startswith(bytes(self._buffer[: len(MAGIC)])):
                 raise RefusedError(Refusal.NOT_WEAVER)
             return False
         try:
-            size = FIXED_SIZE + Header.body_size(bytes(self._buffer[:FIXED_SIZE]))
+            low, high, length = Header.peek(bytes(self._buffer[:FIXED_SIZE]))
+            self._choose_version(low, high)
+            size = FIXED_SIZE + length
             if len(self._buffer) < size:
                 return False
-            theirs = Header.decode(bytes(self._buffer[:size]))
+            other = bytes(self._buffer[:size])
+            theirs = Header.decode(other)
         except MalformedMessageError as err:
             raise RefusedError(Refusal.NOT_WEAVER) from err
         del self._buffer[:size]
-        self._choose(theirs)
-        ours, other = self._header.encode(), theirs.encode()
+        self._choose_password(theirs)
+        ours = self._header.encode()
         self._handshake = IdentityHandshake(
             self._local,
             initiator=self._outbound,
@@ -208,12 +204,15 @@ class Connection:
             effects.append(self._send_message())
         return True
 
-    def _choose(self, theirs: Header) -> None:
-        """Version and password, from the two headers alone: both ends come to the same."""
-        ours = self._header
-        self._version = min(ours.max_version, theirs.max_version)
-        if self._version < max(ours.min_version, theirs.min_version):
+    def _choose_version(self, low: int, high: int) -> None:
+        """The highest that both speak; both ends come to the same."""
+        self._version = min(self._header.max_version, high)
+        if self._version < max(self._header.min_version, low):
             raise RefusedError(Refusal.VERSION)
+
+    def _choose_password(self, theirs: Header) -> None:
+        """The initiator's most preferred that both hold; both ends come to the same."""
+        ours = self._header
         if ours.password_ids and not theirs.password_ids:
             raise RefusedError(Refusal.PASSWORD_UNEXPECTED)
         if theirs.password_ids and not ours.password_ids:
@@ -230,28 +229,27 @@ class Connection:
         handshake = self._handshake
         assert handshake is not None
         if kind == FrameKind.ALERT:
-            word = body.decode() if _WORD.fullmatch(body) else "refused"
-            self.refused_by_peer = True
-            effects += self._end(MIRROR.get(word, word))
+            effects += self._refused(body)
         elif kind == FrameKind.HANDSHAKE and self.state is State.HANDSHAKE:
             handshake.read(body)
             if not handshake.is_finished:
                 effects.append(self._send_message())
             if handshake.is_finished:
                 self._ciphers = handshake.split()
+                self._writer = RecordWriter(self._ciphers[0], now)
                 if self._outbound:
                     self.state = State.EXPECT_CONFIRM
                 else:
-                    confirm = self._ciphers[0].encrypt(b"confirm", b"")
+                    confirm = self._ciphers[0].encrypt(CONFIRM_AD, b"")
                     effects.append(Send(frame(FrameKind.CONFIRM, confirm)))
-                    self._establish(effects, now)
+                    self._establish(effects)
         elif kind == FrameKind.CONFIRM and self.state is State.EXPECT_CONFIRM:
             assert self._ciphers is not None
             try:
-                self._ciphers[1].decrypt(b"confirm", body)
+                self._ciphers[1].decrypt(CONFIRM_AD, body)
             except NoiseError as err:
                 raise RefusedError(Refusal.HANDSHAKE_FAILED) from err
-            self._establish(effects, now)
+            self._establish(effects)
         else:
             raise RefusedError(Refusal.MALFORMED)
 
@@ -259,13 +257,13 @@ class Connection:
         assert self._handshake is not None
         return Send(frame(FrameKind.HANDSHAKE, self._handshake.write()))
 
-    def _establish(self, effects: list[ConnectionEffect], now: Instant) -> None:
+    def _establish(self, effects: list[ConnectionEffect]) -> None:
         handshake, ciphers = self._handshake, self._ciphers
         assert handshake is not None
-        assert ciphers is not None
         assert handshake.hello is not None
+        assert ciphers is not None
         hello = handshake.hello
-        self._writer, self._reader = RecordWriter(ciphers[0], now), RecordReader(ciphers[1])
+        self._reader = RecordReader(ciphers[1])
         self.state = State.ESTABLISHED
         self._deadline = None
         remote = Remote(
@@ -293,19 +291,24 @@ class Connection:
             data, self._buffer = bytes(self._buffer) + data, bytearray()
         for message in self._reader.feed(data):
             if message[:1] == GOODBYE:
-                word = message[1:]
-                reason = word.decode() if _WORD.fullmatch(word) else "refused"
-                self.refused_by_peer = True
-                effects += self._end(MIRROR.get(reason, reason))
+                effects += self._refused(message[1:])
                 return
             if message:
                 effects.append(Notify(Received(message)))
 
-    def _refuse(self, reason: str) -> list[ConnectionEffect]:
-        """Close, and say why in clear while nothing sealed would be understood."""
-        if self.state is State.ESTABLISHED:
-            return self._end(reason)
-        return [Send(frame(FrameKind.ALERT, reason.encode())), *self._end(reason)]
+    def _refuse(self, reason: str, now: Instant) -> list[ConnectionEffect]:
+        """Close, and say why: in clear while nothing sealed would be understood."""
+        if self._writer is None:
+            said = frame(FrameKind.ALERT, reason.encode())
+        else:
+            said = self._writer.seal(GOODBYE + reason.encode(), now)
+        return [Send(said), *self._end(reason)]
+
+    def _refused(self, word: bytes) -> list[ConnectionEffect]:
+        """The other end closes, and says why."""
+        self.refused_by_peer = True
+        reason = understood(word)
+        return self._end(MIRROR.get(reason, reason))
 
     def _end(self, reason: str) -> list[ConnectionEffect]:
         self.state = State.CLOSED

@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from mesh.connection.reasons import Refusal
 from mesh.crypto.identity import Identity, verify
 from mesh.crypto.kem import Kem
-from mesh.crypto.noise import CipherState, HandshakeState, NoiseError, ProtocolName
+from mesh.crypto.noise import (
+    CipherState,
+    HandshakeState,
+    NoiseError,
+    PayloadError,
+    ProtocolName,
+)
 from mesh.crypto.password import PasswordRing
 from mesh.errors import MalformedMessageError, PeerError
 from mesh.names import PeerName, PeerUID
@@ -105,15 +111,15 @@ class IdentityHandshake:
 
     def read(self, message: bytes) -> None:
         """Their next message; once they said hello, ``hello`` is who they proved to be."""
-        last = not self.initiator and self._noise.messages_done == 2
+        last = not self.initiator and self._noise.messages_done == 2 and self._has_psk
         try:
             payload = self._noise.read(message)
+        except PayloadError as err:
+            # Only the payload of message 3 needs the pre-shared key; all before it opened.
+            word = Refusal.WRONG_PASSWORD if last else Refusal.HANDSHAKE_FAILED
+            raise RefusedError(word) from err
         except NoiseError as err:
-            # Only message 3 needs the pre-shared key, and everything before it opened.
-            wrong = last and self._has_psk
-            raise RefusedError(
-                Refusal.WRONG_PASSWORD if wrong else Refusal.HANDSHAKE_FAILED
-            ) from err
+            raise RefusedError(Refusal.HANDSHAKE_FAILED) from err
         if self._noise.messages_done >= 2:
             self._check(payload)
 

@@ -29,6 +29,9 @@ class Refusal(StrEnum):
     RESTARTED = "peer-restarted"
     SHUTDOWN = "shutting-down"
     BUSY = "too-many-attempts"
+    PAIR_TIMEOUT = "pair-timeout"
+    UNKNOWN_EPOCH = "unknown-epoch"
+    REFUSED = "refused"
 
 
 _OURS: dict[str, str] = {
@@ -58,6 +61,9 @@ _OURS: dict[str, str] = {
     Refusal.RESTARTED: "the peer started again",
     Refusal.SHUTDOWN: "the daemon was stopped",
     Refusal.BUSY: "too many connections were being opened at once; it is tried again",
+    Refusal.PAIR_TIMEOUT: "the peer did not answer while end-to-end keys were made",
+    Refusal.UNKNOWN_EPOCH: "the peer lost the keys that were being made, as after a restart",
+    Refusal.REFUSED: "for a reason that this version has no word for",
     "connection-refused": "nothing listens there",
     "unreachable": "the network has no way there",
     "timed-out": "nothing answered in time",
@@ -69,6 +75,17 @@ MIRROR: dict[str, str] = {
     Refusal.PASSWORD_UNEXPECTED: Refusal.PASSWORD_MISSING,
 }
 """What the other end's reason is called from our side, where the two differ."""
+
+
+def understood(word: bytes) -> Refusal:
+    """The reason that the other end gives, if it is one of ours.
+
+    Anything else becomes "refused": reasons are counted, so a stranger must not coin them.
+    """
+    try:
+        return Refusal(word.decode("ascii"))
+    except ValueError:
+        return Refusal.REFUSED
 
 
 def explain(reason: str, by_peer: bool) -> str:

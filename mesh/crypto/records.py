@@ -16,11 +16,12 @@ The length is the additional data, so it cannot be altered either.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
 
 from mesh.clock import Instant
 from mesh.crypto.noise import CipherState, NoiseError
-from mesh.errors import PeerError
+from mesh.errors import MalformedMessageError, MisuseError, PeerError
 
 MAX_PLAIN = 32 * 1024
 """Octets of a message in one record: the receiver never buffers much more than one of them."""
@@ -32,10 +33,10 @@ MAX_SEALED = 1 + MAX_PLAIN + TAG_SIZE
 MAX_MESSAGE = 10 * 1024 * 1024
 """Octets of one message, over all its records."""
 
-REKEY_RECORDS = 1 << 16
+REKEY_RECORDS = 1 << 15
 REKEY_SECONDS = 120.0
-"""A key seals at most so many records (2 GiB) and is used for at most so long after that a record
-is to be sent: what is stolen from memory tells nothing of two minutes ago."""
+"""A key begins no message after so many records (1 GiB) or seconds: what is stolen from memory
+tells nothing of two minutes ago."""
 
 
 class RecordForgedError(PeerError):
@@ -61,6 +62,8 @@ class RecordWriter:
 
     def seal(self, message: bytes, now: Instant) -> bytes:
         """The records of one message, and of a change of key before it when one is due."""
+        if len(message) > MAX_MESSAGE:
+            raise MisuseError(f"a message of {len(message)} octets, at most {MAX_MESSAGE} go")
         out: list[bytes] = []
         cipher = self._cipher
         if cipher.counter >= REKEY_RECORDS or now - self._key_since >= REKEY_SECONDS:
@@ -88,46 +91,50 @@ class RecordReader:
         self._parts: list[bytes] = []
         self._size = 0
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The messages that are whole now.
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the messages that are whole now; to be exhausted before the next call.
 
-        Raises RecordForgedError or RecordTooLargeError; the stream is unusable after either.
+        Raises RecordForgedError, RecordTooLargeError or MalformedMessageError behind the last
+        good message; the stream is unusable after any of them.
         """
         self._buffer += data
-        messages: list[bytes] = []
         at = 0
         while len(self._buffer) - at >= LENGTH_SIZE:
-            length = int.from_bytes(self._buffer[at : at + LENGTH_SIZE], "big")
-            if not 1 + TAG_SIZE <= length <= MAX_SEALED:
+            prefix = bytes(self._buffer[at : at + LENGTH_SIZE])
+            length = int.from_bytes(prefix, "big")
+            if length > MAX_SEALED:
                 raise RecordTooLargeError(f"a record of {length} octets")
+            if length < 1 + TAG_SIZE:
+                raise RecordForgedError(f"a record of {length} octets")
             end = at + LENGTH_SIZE + length
             if end > len(self._buffer):
                 break
-            self._open(
-                bytes(self._buffer[at : at + LENGTH_SIZE]),
-                bytes(self._buffer[at + LENGTH_SIZE : end]),
-                messages,
-            )
+            message = self._open(prefix, bytes(self._buffer[at + LENGTH_SIZE : end]))
+            if message is not None:
+                yield message
             at = end
         del self._buffer[:at]
-        return messages
 
-    def _open(self, length: bytes, sealed: bytes, messages: list[bytes]) -> None:
+    def _open(self, length: bytes, sealed: bytes) -> bytes | None:
+        """Open one record; the message that it completes, if it does."""
         try:
             plain = self._cipher.decrypt(length, sealed)
         except NoiseError as err:
             raise RecordForgedError("a record does not open") from err
         kind, part = plain[0], plain[1:]
-        if kind == RecordKind.REKEY:
+        if kind == RecordKind.REKEY and not part:
             self._cipher.rekey()
             self._cipher.counter = 0
-            return
-        if kind not in (RecordKind.LAST, RecordKind.MORE):
-            raise RecordForgedError(f"record kind {kind}")
+            return None
+        # Only a full record may have more behind it: empty ones would pile up for ever.
+        if kind != RecordKind.LAST and (kind != RecordKind.MORE or len(part) != MAX_PLAIN):
+            raise MalformedMessageError(f"a record of kind {kind} with {len(part)} octets")
         self._size += len(part)
         if self._size > MAX_MESSAGE:
             raise RecordTooLargeError(f"a message of more than {MAX_MESSAGE} octets")
         self._parts.append(part)
-        if kind == RecordKind.LAST:
-            messages.append(b"".join(self._parts))
-            self._parts, self._size = [], 0
+        if kind == RecordKind.MORE:
+            return None
+        message = b"".join(self._parts)
+        self._parts, self._size = [], 0
+        return message

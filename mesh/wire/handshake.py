@@ -2,10 +2,13 @@
 
 Both ends send a header at once, in clear::
 
-     0        6     7     8         10
+     0        6     7     8         10                                  10 + length
     +--------+-----+-----+---------+------------------------------------+
-    |"weaver"| min | max | length  | ids: count u8, then text each      |
+    |"weaver"| min | max | length  | ids: count u8, then text each | …  |
     +--------+-----+-----+---------+------------------------------------+
+
+The first 10 octets are the same in every version, so that two ends without a common one still
+learn it; what a later version puts behind the ids is ignored, but bound by the handshake.
 
 then frames, each a length (2 octets), a kind (1 octet) and a body: HANDSHAKE carries a Noise
 message, ALERT the reason of a refusal in clear text, CONFIRM the responder's word, sealed, that
@@ -31,6 +34,9 @@ _FIXED = Struct("!6sBBH")
 FIXED_SIZE = _FIXED.size
 MAX_IDS = 8
 MAX_ID = 32
+MAX_HEADER_BODY = 512
+"""Octets behind the fixed part: 8 ids of 32 octets take 273, the rest is for later versions."""
+
 MAX_FRAME = 8 * 1024
 """Octets of a handshake frame: the largest holds an ML-KEM ciphertext and an identity."""
 
@@ -60,26 +66,28 @@ class Header:
         return _FIXED.pack(MAGIC, self.min_version, self.max_version, len(data)) + data
 
     @staticmethod
-    def body_size(fixed: bytes) -> int:
-        """Octets that follow the fixed part; MalformedMessageError when it is not weaver's."""
+    def peek(fixed: bytes) -> tuple[int, int, int]:
+        """(min, max, octets that follow) of the fixed part. Raises MalformedMessageError."""
         magic, low, high, length = _FIXED.unpack(fixed)
         if magic != MAGIC:
             raise MalformedMessageError(f"not weaver: starts with {magic!r}")
-        if low > high or length > 1 + MAX_IDS * (2 + MAX_ID):
+        if low > high or length > MAX_HEADER_BODY:
             raise MalformedMessageError("a header that makes no sense")
-        return int(length)
+        return int(low), int(high), int(length)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        if len(data) < FIXED_SIZE or cls.body_size(data[:FIXED_SIZE]) != len(data) - FIXED_SIZE:
+        """Read a whole header. Raises MalformedMessageError."""
+        if len(data) < FIXED_SIZE:
+            raise MalformedMessageError("a header cut short")
+        low, high, length = cls.peek(data[:FIXED_SIZE])
+        if length != len(data) - FIXED_SIZE:
             raise MalformedMessageError("a header of another length than it says")
-        _, low, high, _ = _FIXED.unpack(data[:FIXED_SIZE])
         reader = Reader(data[FIXED_SIZE:])
         count = reader.u8()
         if count > MAX_IDS:
             raise MalformedMessageError(f"{count} password ids")
         ids = tuple(reader.text(limit=MAX_ID) for _ in range(count))
-        reader.end()
         return cls(low, high, ids)
 
 
