@@ -1,0 +1,473 @@
+"""The allocator: addresses by key, space by asking, a ring by election. Pure.
+
+Who drives it: ``ipam.drivers.service``; in tests the simulator.
+
+    allocate --have space--> Persist, Answer
+        | none: ring empty --> election        (deferred until this first need)
+        ` none: ring there --> REQUEST to one owner after another --> DONATE --> Persist, Answer
+
+Invariants: an address is answered only behind the Persist that records it; a slice is given away
+only behind the Persist that takes it from us; one key has one address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ipam.address import Address, AddressRange
+from ipam.effects import (
+    Allocated,
+    AllocationKey,
+    AllocatorEffect,
+    Answer,
+    Change,
+    DropAllocation,
+    Left,
+    LostAddress,
+    Persist,
+    Publish,
+    Refused,
+    SendTo,
+    SetAllocation,
+    SetCluster,
+    SetSlice,
+    SetVote,
+    Stored,
+)
+from ipam.election import CHANNEL as ELECTION
+from ipam.election import Election
+from ipam.messages import Message, MessageKind, decode
+from ipam.ring import CHANNEL as RING
+from ipam.ring import Ring, Slice, decode_slice
+from ipam.space import REST, Space
+from mesh.clock import Instant
+from mesh.crypto.identity import Identity
+from mesh.effects import Arm, Notify
+from mesh.gossip.channel import Item
+from mesh.names import PeerName
+
+if TYPE_CHECKING:
+    from random import Random
+
+ASK_TIMEOUT = 2.0
+"""Seconds a donor has to answer before the next one is asked."""
+
+PATIENCE = 30.0
+"""Seconds a request waits for space before it is refused; it is retried by whoever asked."""
+
+PROPOSE_INTERVAL = 5.0
+"""Seconds until an election that got nowhere is proposed again."""
+
+ASK_AGAIN = 1.0
+"""Seconds until everybody is asked once more, when nobody had space."""
+
+HANDOVER_RETRY = 1.0
+MAX_PENDING = 10_000
+
+
+@dataclass(slots=True)
+class _Pending:
+    request: int
+    key: AllocationKey
+    until: Instant
+    wanted: Address | None = None
+
+
+@dataclass(slots=True)
+class _Asking:
+    """The donor that was asked, and those not asked yet."""
+
+    donor: PeerName
+    number: int
+    until: Instant
+    others: list[PeerName] = field(default_factory=list)
+
+
+class Allocator:
+    """``quorum`` electors decide; 1 for whoever is alone or ``--seed``; observers do not vote."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        range: AddressRange,
+        rng: Random,
+        *,
+        entropy_id: bytes,
+        electors: int = 1,
+        observer: bool = False,
+        stored: Stored | None = None,
+        rest: float = REST,
+    ) -> None:
+        stored = stored or Stored()
+        self.us, self.range, self._rng = identity.name, range, rng
+        self._cluster_proposal, self._observer = entropy_id, observer
+        self.ring = Ring.restored(identity, range, stored.cluster, stored.slices)
+        self.election = Election(identity, electors // 2 + 1, stored.vote)
+        self.space = Space(range, rest)
+        self.allocations: dict[AllocationKey, Address] = dict(stored.allocations)
+        self._holders = {address: key for key, address in self.allocations.items()}
+        self.space.used.update(self.allocations.values())
+        self._reachable: dict[PeerName, str] = {}
+        self._pending: dict[int, _Pending] = {}
+        self._asking: _Asking | None = None
+        self._retry_at: Instant | None = None
+        self._number = rng.getrandbits(31)
+        self._propose_at: Instant | None = None
+        self._leaving: tuple[PeerName, int, Instant] | None = None
+        self.has_left = False
+        self._own_space()
+
+    # ---- requests
+
+    def allocate(self, request: int, key: AllocationKey, now: Instant) -> list[AllocatorEffect]:
+        """An address for a key: the one it has, or the next free one."""
+        effects: list[AllocatorEffect] = []
+        if not self._answer_now(request, key, None, effects, now):
+            self._wait(_Pending(request, key, Instant(now + PATIENCE)), effects, now)
+        return self._armed(effects)
+
+    def claim(
+        self, request: int, key: AllocationKey, address: Address, now: Instant
+    ) -> list[AllocatorEffect]:
+        """This very address for a key."""
+        effects: list[AllocatorEffect] = []
+        if not self._answer_now(request, key, address, effects, now):
+            pending = _Pending(request, key, Instant(now + PATIENCE), address)
+            self._wait(pending, effects, now)
+        return self._armed(effects)
+
+    def free(self, request: int, key: AllocationKey, now: Instant) -> list[AllocatorEffect]:
+        """The key's address is nobody's any more; fine too when it had none."""
+        effects: list[AllocatorEffect] = []
+        address = self.allocations.pop(key, None)
+        if address is not None:
+            self._holders.pop(address, None)
+            self.space.release(address, now)
+            effects.append(Persist((DropAllocation(key),)))
+        effects.append(Answer(request, Allocated(address)))
+        return self._armed(effects)
+
+    def holder_of(self, address: Address) -> AllocationKey | None:
+        return self._holders.get(address)
+
+    def seed(self, request: int, owners: tuple[PeerName, ...]) -> list[AllocatorEffect]:
+        """The operator says who divides the range: no election is needed."""
+        if self.ring.is_seeded:
+            return [Answer(request, Refused("already-seeded"))]
+        changed = self.ring.seed(self._cluster_proposal, sorted({*owners, self.us}))
+        effects = self._changed(changed, cluster=True)
+        return [*effects, Answer(request, Allocated(None))]
+
+    def reclaim(self, request: int, peer: PeerName) -> list[AllocatorEffect]:
+        """Take over the space of a peer that is gone for good; refused while it is alive."""
+        if peer == self.us or peer in self._reachable:
+            return [Answer(request, Refused("peer-alive"))]
+        changed = self.ring.take_over(peer)
+        if not changed:
+            return [Answer(request, Refused("owns-nothing"))]
+        effects = self._changed(changed)
+        self._own_space()
+        return [*effects, Answer(request, Allocated(None))]
+
+    def leave(self, now: Instant) -> list[AllocatorEffect]:
+        """Hand all our space to another peer, which must say that it is durable there."""
+        effects: list[AllocatorEffect] = []
+        self._hand_over(effects, now)
+        return self._armed(effects)
+
+    # ---- the mesh
+
+    def peers(self, reachable: dict[PeerName, str], now: Instant) -> list[AllocatorEffect]:
+        """Who can be reached now, with nicknames."""
+        self._reachable = dict(reachable)
+        effects: list[AllocatorEffect] = []
+        if self._asking is not None and self._asking.donor not in reachable:
+            self._ask_next(effects, now)
+        if self._pending and self._asking is None:
+            self._seek(effects, now)
+        return self._armed(effects)
+
+    def receive(self, src: PeerName, data: bytes, now: Instant) -> list[AllocatorEffect]:
+        """A unicast of another allocator. Raises MalformedMessageError."""
+        message = decode(data)
+        effects: list[AllocatorEffect] = []
+        match message.kind:
+            case MessageKind.REQUEST:
+                self._donate(src, message.number, effects)
+            case MessageKind.DONATE:
+                self._take_in(src, message, effects, now)
+                self._donor_answered(src, message.number, effects, now)
+            case MessageKind.DENIED:
+                self._donor_answered(src, message.number, effects, now)
+            case MessageKind.HANDOVER:
+                self._take_in(src, message, effects, now)
+                effects.append(SendTo(src, Message(MessageKind.ACK, message.number).encode()))
+            case MessageKind.ACK:
+                if self._leaving is not None and self._leaving[:2] == (src, message.number):
+                    self._leaving = None
+                    self.has_left = True
+                    effects.append(Notify(Left(src)))
+        return self._armed(effects)
+
+    def channel_changed(self, channel: str, now: Instant) -> list[AllocatorEffect]:
+        """Gossip brought something to the ring or the election."""
+        effects: list[AllocatorEffect] = []
+        if channel == RING:
+            effects += self._merged(now)
+        elif channel == ELECTION and not self.ring.is_seeded:
+            self._elect(effects, now)
+        return self._armed(effects)
+
+    def handle_timer(self, now: Instant) -> list[AllocatorEffect]:
+        effects: list[AllocatorEffect] = []
+        for pending in [p for p in self._pending.values() if p.until <= now]:
+            del self._pending[pending.request]
+            reason = "no-space" if self.ring.is_seeded else "no-quorum"
+            effects.append(Answer(pending.request, Refused(reason)))
+        if self._leaving is not None and now >= self._leaving[2]:
+            self._hand_over(effects, now)
+        if self._asking is not None and now >= self._asking.until:
+            self._ask_next(effects, now)
+        if self._propose_at is not None and now >= self._propose_at:
+            self._propose_at = None
+            if self._pending and not self.ring.is_seeded:
+                self._propose(effects, now)
+        if self._pending:
+            self._serve(effects, now)
+            if self._pending and self._asking is None and self._propose_at is None:
+                self._seek(effects, now)
+        elif self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+        return self._armed(effects)
+
+    # ---- answers
+
+    def _answer_now(
+        self,
+        request: int,
+        key: AllocationKey,
+        wanted: Address | None,
+        effects: list[AllocatorEffect],
+        now: Instant,
+    ) -> bool:
+        """Answer a request if it can be; the key's own address always can."""
+        held = self.allocations.get(key)
+        if held is not None:
+            same = wanted is None or wanted == held
+            effects.append(Answer(request, Allocated(held) if same else Refused("key-in-use")))
+            return True
+        if wanted is None:
+            address = self.space.take(now)
+            if address is None:
+                return False
+        else:
+            reason = self.space.take_this(wanted)
+            if reason == "not-our-space" and not self.ring.is_seeded:
+                return False
+            if reason is not None:
+                effects.append(Answer(request, Refused(reason)))
+                return True
+            address = wanted
+        self.allocations[key] = address
+        self._holders[address] = key
+        effects += [Persist((SetAllocation(key, address),)), Answer(request, Allocated(address))]
+        return True
+
+    def _wait(self, pending: _Pending, effects: list[AllocatorEffect], now: Instant) -> None:
+        if len(self._pending) >= MAX_PENDING:
+            effects.append(Answer(pending.request, Refused("too-many-requests")))
+            return
+        self._pending[pending.request] = pending
+        if self._asking is None:
+            self._seek(effects, now)
+            self._serve(effects, now)
+
+    def _serve(self, effects: list[AllocatorEffect], now: Instant) -> None:
+        """Answer those that wait, in order, as far as there is space."""
+        for pending in list(self._pending.values()):
+            if self._answer_now(pending.request, pending.key, pending.wanted, effects, now):
+                del self._pending[pending.request]
+            elif pending.wanted is None:
+                return
+
+    # ---- space from others
+
+    def _seek(self, effects: list[AllocatorEffect], now: Instant) -> None:
+        """Somebody waits for an address that we do not have: elect, or ask."""
+        if not self.ring.is_seeded:
+            if self._propose_at is None and not self._observer:
+                self._propose(effects, now)
+            return
+        shares = self.ring.shares()
+        donors = [p for p in shares if p in self._reachable]
+        # The larger a share, the likelier it has room; chance spreads those who ask at once.
+        donors.sort(key=lambda p: shares[p] * (0.5 + self._rng.random()))
+        self._asking = None
+        if donors:
+            self._ask(donors, effects, now)
+        else:
+            self._retry_at = Instant(now + ASK_AGAIN)
+
+    def _ask(self, donors: list[PeerName], effects: list[AllocatorEffect], now: Instant) -> None:
+        donor = donors.pop()
+        self._number = (self._number + 1) & 0xFFFFFFFF
+        self._asking = _Asking(donor, self._number, Instant(now + ASK_TIMEOUT), donors)
+        effects.append(SendTo(donor, Message(MessageKind.REQUEST, self._number).encode()))
+
+    def _ask_next(self, effects: list[AllocatorEffect], now: Instant) -> None:
+        assert self._asking is not None
+        donors = [p for p in self._asking.others if p in self._reachable]
+        self._asking = None
+        if donors and self._pending:
+            self._ask(donors, effects, now)
+        else:
+            self._retry_at = Instant(now + ASK_AGAIN)
+
+    def _donor_answered(
+        self, src: PeerName, number: int, effects: list[AllocatorEffect], now: Instant
+    ) -> None:
+        asking = self._asking
+        if asking is None or (asking.donor, asking.number) != (src, number):
+            return
+        self._serve(effects, now)
+        if self._pending:
+            self._ask_next(effects, now)
+        else:
+            self._asking = None
+
+    def _donate(self, src: PeerName, number: int, effects: list[AllocatorEffect]) -> None:
+        block = None if self._leaving else self.space.spare_block()
+        if block is None or not self.ring.is_seeded:
+            effects.append(SendTo(src, Message(MessageKind.DENIED, number).encode()))
+            return
+        changed = self.ring.give(*block, src)
+        self._own_space()
+        effects += self._changed(changed)
+        octets = tuple(self.ring.encoded(piece) for piece in changed)
+        effects.append(SendTo(src, Message(MessageKind.DONATE, number, octets).encode()))
+
+    def _take_in(
+        self, src: PeerName, message: Message, effects: list[AllocatorEffect], now: Instant
+    ) -> None:
+        items = []
+        for data in message.slices:
+            _, piece = decode_slice(data)
+            items.append(Item(piece.key, piece.stamp, data))
+        merged = self.ring.merge(items, src, now)
+        effects += self._merged(now)
+        if merged.news:
+            effects.append(Publish(RING, merged.news))
+
+    def _merged(self, now: Instant) -> list[AllocatorEffect]:
+        """What merges brought to the ring: keep it, use what is ours, defend it."""
+        changed = self.ring.take_changed()
+        effects: list[AllocatorEffect] = []
+        if changed:
+            effects += [self._persisted(changed, cluster=True)]
+            self._propose_at = None
+            self._own_space()
+            effects += [
+                Notify(LostAddress(key, address))
+                for address, key in self._holders.items()
+                if any(p.start <= address < p.end and p.owner != self.us for p in changed)
+            ]
+        for start, conflict in list(self.ring.conflicts.items()):
+            if conflict.held.owner == self.us and conflict.said.version >= conflict.held.version:
+                again = self.ring.reassert(start, conflict.said.version)
+                self.ring.conflicts[start] = conflict
+                effects += self._changed([again])
+        if self._pending:
+            self._serve(effects, now)
+            if self._pending and self._asking is None:
+                self._seek(effects, now)
+        return effects
+
+    # ---- election
+
+    def _propose(self, effects: list[AllocatorEffect], now: Instant) -> None:
+        self.election.propose()
+        spread = 0.5 + self._rng.random()
+        self._propose_at = Instant(now + PROPOSE_INTERVAL * spread)
+        self._speak(effects)
+        self._elect(effects, now)
+
+    def _elect(self, effects: list[AllocatorEffect], now: Instant) -> None:
+        """Vote as far as the votes we know allow, and make the ring when ours was the ballot."""
+        if self._observer:
+            return
+        owners = [*self._reachable, self.us]
+        while self.election.think(owners, self._cluster_proposal) is not None:
+            self._speak(effects)
+        decided = self.election.decided
+        if decided is not None and decided[0].proposer == self.us and not self.ring.is_seeded:
+            value = decided[1]
+            changed = self.ring.seed(value.cluster, value.owners)
+            effects += self._changed(changed, cluster=True)
+            self._own_space()
+            self._propose_at = None
+            self._serve(effects, now)
+            if self._pending:
+                self._seek(effects, now)
+
+    def _speak(self, effects: list[AllocatorEffect]) -> None:
+        vote = self.election.own
+        assert vote is not None
+        effects += [Persist((SetVote(vote.encode()),)), Publish(ELECTION, (self.us.octets,))]
+
+    # ---- leaving
+
+    def _hand_over(self, effects: list[AllocatorEffect], now: Instant) -> None:
+        """Give everything to a reachable peer, again and again until one says it has it."""
+        heirs = sorted(self._reachable)
+        mine = self.ring.owned(self.us)
+        given = self._leaving[0] if self._leaving is not None else None
+        if not heirs or (not mine and given is None):
+            self._leaving, self.has_left = None, not mine
+            effects.append(Notify(Left(None)))
+            return
+        heir = given if given in heirs else self._rng.choice(heirs)
+        for piece in mine:
+            effects += self._changed(self.ring.give(piece.start, piece.end, heir))
+        self._own_space()
+        self._number = (self._number + 1) & 0xFFFFFFFF
+        pieces = tuple(self.ring.encoded(p) for p in self.ring.owned(heir)[:4096])
+        effects.append(SendTo(heir, Message(MessageKind.HANDOVER, self._number, pieces).encode()))
+        self._leaving = (heir, self._number, Instant(now + HANDOVER_RETRY))
+
+    # ---- bookkeeping
+
+    def _own_space(self) -> None:
+        self.space.own((s.start, s.end) for s in self.ring.owned(self.us))
+        self.space.barred = {
+            start for start, c in self.ring.conflicts.items() if c.reason == "version-reused"
+        }
+
+    def _persisted(self, changed: Iterable[Slice], cluster: bool = False) -> Persist:
+        changes: list[Change] = [SetSlice(p.start, self.ring.encoded(p)) for p in changed]
+        if cluster and self.ring.id is not None:
+            changes.insert(0, SetCluster(self.ring.id.cluster))
+        return Persist(tuple(changes))
+
+    def _changed(self, changed: list[Slice], cluster: bool = False) -> list[AllocatorEffect]:
+        """Our own changes of the ring: durable first, then told."""
+        return [
+            self._persisted(changed, cluster),
+            Publish(RING, tuple(piece.key for piece in changed)),
+        ]
+
+    def _armed(self, effects: list[AllocatorEffect]) -> list[AllocatorEffect]:
+        wishes = [p.until for p in self._pending.values()]
+        if self._asking is not None:
+            wishes.append(self._asking.until)
+        if self._propose_at is not None:
+            wishes.append(self._propose_at)
+        if self._leaving is not None:
+            wishes.append(self._leaving[2])
+        if self._pending and self._retry_at is not None:
+            wishes.append(self._retry_at)
+        if self._pending and (rested := self.space.next_rested()) is not None:
+            wishes.append(rested)
+        effects.append(Arm(min(wishes) if wishes else None))
+        return effects

@@ -1,0 +1,196 @@
+"""The allocator on asyncio: requests that wait together share one transaction.
+
+Nothing is answered, sent or published before what it rests on is durable. The service knows no
+router: it is given ``send`` and ``publish``, and told what comes in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from ipam.address import Address
+from ipam.allocator import Allocator
+from ipam.effects import (
+    Allocated,
+    AllocationKey,
+    AllocatorEffect,
+    Answer,
+    Change,
+    Left,
+    LostAddress,
+    Persist,
+    Publish,
+    Refused,
+    SendTo,
+)
+from mesh.clock import Clock, Instant, Timer
+from mesh.effects import Arm, Notify
+from mesh.errors import MalformedMessageError, OperatorError
+from mesh.names import PeerName
+
+log = logging.getLogger(__name__)
+
+
+class Store(Protocol):
+    def apply(self, changes: list[Change]) -> None: ...
+
+
+class IpamService:
+    """One allocator's face to the daemon. ``send`` and ``publish`` are the mesh's."""
+
+    def __init__(
+        self,
+        allocator: Allocator,
+        store: Store,
+        clock: Clock,
+        *,
+        send: Callable[[PeerName, bytes], None],
+        publish: Callable[[str, tuple[bytes, ...]], None],
+    ) -> None:
+        self.allocator, self._store, self._clock = allocator, store, clock
+        self._send, self._publish = send, publish
+        self._answers: dict[int, asyncio.Future[Address | None]] = {}
+        self._request = 0
+        self._timer: Timer | None = None
+        self._batch: list[AllocatorEffect] = []
+        self._scheduled = False
+        self.lost: list[LostAddress] = []
+        self.left = asyncio.Event()
+        self.fault: str | None = None
+        """Why nothing can be written, while that is so."""
+
+    # ---- requests
+
+    async def allocate(self, key: AllocationKey) -> Address:
+        """The key's address. Raises OperatorError with the allocator's reason."""
+        address = await self._ask(lambda n, now: self.allocator.allocate(n, key, now))
+        assert address is not None
+        return address
+
+    async def claim(self, key: AllocationKey, address: Address) -> Address:
+        claimed = await self._ask(lambda n, now: self.allocator.claim(n, key, address, now))
+        assert claimed is not None
+        return claimed
+
+    async def free(self, key: AllocationKey) -> Address | None:
+        """The address that the key had, if any."""
+        return await self._ask(lambda n, now: self.allocator.free(n, key, now))
+
+    async def reclaim(self, peer: PeerName) -> None:
+        await self._ask(lambda n, _now: self.allocator.reclaim(n, peer))
+
+    async def seed(self, owners: tuple[PeerName, ...]) -> None:
+        await self._ask(lambda n, _now: self.allocator.seed(n, owners))
+
+    def leave(self) -> None:
+        """Begin to hand our space over; ``left`` is set when that is done."""
+        self._take(self.allocator.leave(self._clock.now()))
+
+    # ---- what the mesh says
+
+    def received(self, src: PeerName, payload: bytes) -> None:
+        try:
+            self._take(self.allocator.receive(src, payload, self._clock.now()))
+        except MalformedMessageError as err:
+            log.warning("ipam message refused", extra={"peer": src, "reason": err.reason})
+
+    def channel_changed(self, channel: str) -> None:
+        self._take(self.allocator.channel_changed(channel, self._clock.now()))
+
+    def peers_changed(self, reachable: dict[PeerName, str]) -> None:
+        self._take(self.allocator.peers(reachable, self._clock.now()))
+
+    # ---- inside
+
+    async def _ask(self, ask: Callable[[int, Instant], list[AllocatorEffect]]) -> Address | None:
+        self._request += 1
+        number = self._request
+        answer: asyncio.Future[Address | None] = asyncio.get_running_loop().create_future()
+        self._answers[number] = answer
+        self._take(ask(number, self._clock.now()))
+        try:
+            return await answer
+        finally:
+            self._answers.pop(number, None)
+
+    def _take(self, effects: list[AllocatorEffect]) -> None:
+        """Collect effects; perform them at the end of this turn of the loop, together."""
+        self._batch += effects
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._perform)
+
+    def _perform(self) -> None:
+        self._scheduled = False
+        batch, self._batch = self._batch, []
+        changes = [c for effect in batch if isinstance(effect, Persist) for c in effect.changes]
+        if changes:
+            try:
+                self._store.apply(changes)
+                self.fault = None
+            except OperatorError as err:
+                self._fail(batch, err)
+                return
+        for effect in batch:
+            self._perform_one(effect)
+
+    def _perform_one(self, effect: AllocatorEffect) -> None:
+        match effect:
+            case Answer(request, result):
+                self._answer(request, result)
+            case SendTo(peer, message):
+                self._send(peer, message)
+            case Publish(channel, keys):
+                self._publish(channel, keys)
+            case Arm(deadline):
+                self._arm(deadline)
+            case Notify(LostAddress() as lost):
+                self.lost.append(lost)
+                log.error(
+                    "address lost to another peer",
+                    extra={"container": lost.key.container, "reason": "address-lost"},
+                )
+            case Notify(Left()):
+                self.left.set()
+            case _:
+                return  # Persist: done already, for the whole batch
+
+    def _answer(self, request: int, result: Allocated | Refused) -> None:
+        answer = self._answers.get(request)
+        if answer is None or answer.done():
+            return
+        match result:
+            case Allocated(address):
+                answer.set_result(address)
+            case Refused(reason):
+                answer.set_exception(OperatorError(f"ipam refused: {reason}", reason))
+
+    def _fail(self, batch: list[AllocatorEffect], err: OperatorError) -> None:
+        """Nothing could be written: nobody is answered, and the core must not go on.
+
+        What the core holds in memory is ahead of the disk now; only a restart makes them one.
+        """
+        self.fault = err.reason
+        log.error("ipam store failed", extra={"reason": err.reason, "error": str(err)})
+        for effect in batch:
+            if isinstance(effect, Answer):
+                answer = self._answers.get(effect.request)
+                if answer is not None and not answer.done():
+                    answer.set_exception(OperatorError(str(err), err.reason))
+
+    def _arm(self, deadline: Instant | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if deadline is not None:
+            self._timer = self._clock.call_at(deadline, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self._take(self.allocator.handle_timer(self._clock.now()))
+
+    def close(self) -> None:
+        self._arm(None)

@@ -1,0 +1,207 @@
+"""Who divides the range, once: single-decree Paxos over gossip (docs/ipam.md 3).
+
+Who drives it: ``ipam.allocator``, at the first need of an address. Each elector publishes what it
+promised and what it accepted; everybody reads everybody's. A value is decided when a quorum of
+electors, counted by identity, accepted it under one ballot.
+
+Invariant: two decided values are equal, for a quorum's promise forbids what an older ballot has
+not brought to a quorum already. An elector speaks only of votes that are durable.
+Source: L. Lamport, "Paxos Made Simple", 2001.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from mesh.clock import Instant
+from mesh.crypto.identity import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, Identity, verify
+from mesh.errors import MalformedMessageError
+from mesh.gossip.channel import Item, Merged, Rejected
+from mesh.names import PeerName
+from mesh.wire.codec import Reader, Writer
+
+CHANNEL = "ipam-election"
+CONTEXT = b"weaver ipam vote v1"
+CLUSTER_SIZE = 16
+MAX_ELECTORS = 4096
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ballot:
+    """Higher rounds win; of one round, the higher name."""
+
+    round: int
+    proposer: PeerName
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What is elected: the cluster's id, and the peers that divide the range."""
+
+    cluster: bytes
+    owners: tuple[PeerName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """All that an elector has ever promised and accepted, in its newest version."""
+
+    public_key: bytes
+    version: int
+    promised: Ballot
+    accepted: Ballot | None
+    value: Value | None
+    signature: bytes = bytes(SIGNATURE_SIZE)
+
+    @property
+    def name(self) -> PeerName:
+        return PeerName.of(self.public_key)
+
+    def signed_part(self) -> bytes:
+        out = Writer().raw(self.public_key).u64(self.version)
+        out.u64(self.promised.round).name(self.promised.proposer)
+        out.u8(self.accepted is not None)
+        if self.accepted is not None and self.value is not None:
+            out.u64(self.accepted.round).name(self.accepted.proposer)
+            out.raw(self.value.cluster).u16(len(self.value.owners))
+            for owner in self.value.owners:
+                out.name(owner)
+        return out.done()
+
+    def encode(self) -> bytes:
+        return self.signed_part() + self.signature
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises MalformedMessageError."""
+        reader = Reader(data)
+        key, version = reader.raw(PUBLIC_KEY_SIZE), reader.u64()
+        promised = Ballot(reader.u64(), reader.name())
+        accepted, value = None, None
+        if reader.u8():
+            accepted = Ballot(reader.u64(), reader.name())
+            cluster, count = reader.raw(CLUSTER_SIZE), reader.u16()
+            if not 0 < count <= MAX_ELECTORS:
+                raise MalformedMessageError(f"a value of {count} owners")
+            value = Value(cluster, tuple(reader.name() for _ in range(count)))
+        signature = reader.raw(SIGNATURE_SIZE)
+        reader.end()
+        return cls(key, version, promised, accepted, value, signature)
+
+
+class Election:
+    """Our vote, everybody's votes, and what follows from them. A gossip channel."""
+
+    name = CHANNEL
+
+    def __init__(self, identity: Identity, quorum: int, stored: bytes | None = None) -> None:
+        self._identity, self.quorum = identity, quorum
+        self.us = identity.name
+        self.votes: dict[PeerName, Vote] = {}
+        if stored is not None:
+            self.votes[self.us] = Vote.decode(stored)
+
+    @property
+    def own(self) -> Vote | None:
+        return self.votes.get(self.us)
+
+    @property
+    def decided(self) -> tuple[Ballot, Value] | None:
+        """What a quorum accepted under one ballot."""
+        count: dict[Ballot, int] = {}
+        for vote in self.votes.values():
+            if vote.accepted is not None and vote.value is not None:
+                count[vote.accepted] = count.get(vote.accepted, 0) + 1
+                if count[vote.accepted] >= self.quorum:
+                    return vote.accepted, vote.value
+        return None
+
+    def propose(self) -> Vote:
+        """Start a ballot above every one that was seen."""
+        top = max((vote.promised.round for vote in self.votes.values()), default=0)
+        return self._vote(promised=Ballot(top + 1, self.us))
+
+    def think(self, owners: Iterable[PeerName], cluster: bytes) -> Vote | None:
+        """Our next vote, given everybody's; None when there is nothing to add.
+
+        ``owners`` and ``cluster`` are what we would have elected, were it ours to choose.
+        """
+        if not self.votes:
+            return None
+        top = max(vote.promised for vote in self.votes.values())
+        own = self.own
+        if own is None or own.promised < top:
+            return self._vote(promised=top)
+        if own.accepted is not None and own.accepted >= top:
+            return None
+        if top.proposer == self.us:
+            promises = [v for v in self.votes.values() if v.promised == top]
+            if len(promises) < self.quorum:
+                return None
+            earlier = [(v.accepted, v.value) for v in promises if v.accepted and v.value]
+            value = Value(cluster, tuple(sorted({*owners, self.us})))
+            if earlier:
+                value = max(earlier, key=lambda pair: pair[0])[1]
+            return self._vote(accepted=top, value=value)
+        said = self.votes.get(top.proposer)
+        if said is not None and said.accepted == top and said.value is not None:
+            return self._vote(accepted=top, value=said.value)
+        return None
+
+    def _vote(
+        self,
+        promised: Ballot | None = None,
+        accepted: Ballot | None = None,
+        value: Value | None = None,
+    ) -> Vote:
+        """Cast a new version of our vote."""
+        own = self.own
+        if own is None:
+            own = Vote(self._identity.public_key, 0, Ballot(0, self.us), None, None)
+        own = replace(
+            own,
+            version=own.version + 1,
+            promised=promised or own.promised,
+            accepted=accepted or own.accepted,
+            value=value or own.value,
+        )
+        signature = self._identity.sign(CONTEXT, own.signed_part())
+        own = self.votes[self.us] = replace(own, signature=signature)
+        return own
+
+    # ---- the channel
+
+    def digest(self) -> Mapping[bytes, int]:
+        return {name.octets: vote.version for name, vote in self.votes.items()}
+
+    def items(self, keys: Iterable[bytes]) -> list[Item]:
+        votes = [self.votes.get(PeerName(key)) for key in keys if len(key) == 8]
+        return [Item(v.name.octets, v.version, v.encode()) for v in votes if v is not None]
+
+    def merge(self, items: Sequence[Item], source: PeerName, now: Instant) -> Merged:
+        news: list[bytes] = []
+        rejected: list[Rejected] = []
+        for item in items:
+            try:
+                vote = Vote.decode(item.payload)
+            except MalformedMessageError as err:
+                rejected.append(Rejected(item.key, err.reason))
+                continue
+            held = self.votes.get(vote.name)
+            if vote.name.octets != item.key or vote.version != item.stamp:
+                rejected.append(Rejected(item.key, "mislabelled"))
+            elif held is not None and held.version >= vote.version:
+                continue
+            elif not verify(vote.public_key, CONTEXT, vote.signed_part(), vote.signature):
+                rejected.append(Rejected(item.key, "bad-signature"))
+            elif vote.name == self.us:
+                # Ours and newer than we know: the store we started from is old, the vote stands.
+                self.votes[self.us] = vote
+            elif held is None and len(self.votes) >= MAX_ELECTORS:
+                rejected.append(Rejected(item.key, "too-many-electors"))
+            else:
+                self.votes[vote.name] = vote
+                news.append(item.key)
+        return Merged(tuple(news), tuple(rejected))
