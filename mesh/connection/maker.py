@@ -2,24 +2,31 @@
 
 Who drives it: ``mesh.router.neighbours``. One row a target:
 
-    WAITING --due--> ATTEMPTING --established--> CONNECTED --lost--> WAITING
-       ^                 `----failed, back-off----^
+    WAITING --due--> ATTEMPTING --established--> CONNECTED --lost, back-off--> WAITING
+       ^                  `------failed, back-off------^
     SUSPENDED: an address that is ourselves or our clone; only ``connect`` wakes it
 
-Invariants: a target is attempted at most once at a time; attempts and connections together never
-exceed ``limit``; an attempt of a target never starts before its back-off is over.
+A row whose peer connected to us, or is reached at another address, counts as CONNECTED too. A row
+that nobody wants any more stays until its back-off is over, so that a peer that is discovered
+again and again is not dialled again and again.
+
+Invariants: a target is attempted at most once at a time, and so is a peer that discovery named;
+attempts and connections together never exceed ``limit``; an attempt of a target never starts
+before its back-off is over, unless the operator asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, Self
+from math import inf
+from typing import TYPE_CHECKING
 
 from mesh.clock import Instant
+from mesh.connection.bucket import Bucket
 from mesh.connection.reasons import Refusal
+from mesh.connection.target import DEFAULT_PORT, Target
 from mesh.effects import Arm
 from mesh.errors import OperatorError
 from mesh.names import Endpoint, PeerName
@@ -27,7 +34,18 @@ from mesh.names import Endpoint, PeerName
 if TYPE_CHECKING:
     from random import Random
 
-DEFAULT_PORT = 6783
+__all__ = [
+    "DEFAULT_PORT",
+    "ConnectionMaker",
+    "Dial",
+    "MakerEffect",
+    "PersistTargets",
+    "Target",
+    "TargetState",
+    "TargetStatus",
+    "survivor",
+]
+
 BACKOFF_FIRST = 2.0
 BACKOFF_FACTOR = 1.5
 BACKOFF_MAX = 360.0
@@ -37,10 +55,17 @@ JITTER = 0.25
 GOOD_AFTER = 60.0
 """Seconds after which a connection counts as good, so that its loss starts the back-off anew."""
 
-MAX_TARGETS = 4096
-"""Rows: operator's targets and those found by discovery."""
+KEEP_PROVEN = 24 * 3600.0
+"""Seconds that an address which worked is tried after it was lost and nobody else reports it: two
+halves of a cut mesh that only discovery had joined must find each other again."""
 
-MAX_PERSISTED = 1024
+MAX_OPERATOR_TARGETS = 1024
+MAX_TARGETS = 4096
+"""Rows in all: the operator's targets, then those found by discovery."""
+
+MAX_PLACES = 8
+"""Addresses of one peer that discovery takes up: peers may lie about them."""
+
 MAX_HALF_OPEN = 64
 """Accepted connections whose handshake is not over: a scan cannot hold more memory."""
 
@@ -48,41 +73,9 @@ ACCEPT_RATE = 50.0
 ACCEPT_BURST = 100.0
 """Accepted connections a second, and at once: a mesh of a hundred peers may start together."""
 
-
-@dataclass(frozen=True, slots=True, order=True)
-class Target:
-    """Where a peer may be reached: an IP address or a DNS name, and a port."""
-
-    host: str
-    port: int = DEFAULT_PORT
-
-    @classmethod
-    def parse(cls, text: str, default_port: int = DEFAULT_PORT) -> Self:
-        """Read ``host``, ``host:port``, ``v6`` or ``[v6]:port``. Raises OperatorError."""
-        host, port = text, ""
-        if text.startswith("["):
-            host, bracket, rest = text[1:].partition("]")
-            if not bracket or (rest and not rest.startswith(":")):
-                raise OperatorError(f"not an address: {text!r}", "bad-address")
-            port = rest[1:]
-        elif text.count(":") == 1:
-            host, _, port = text.partition(":")
-        try:
-            number = int(port) if port else default_port
-        except ValueError:
-            number = 0
-        allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:%")
-        if not host or len(host) > 253 or not set(host) <= allowed or not 0 < number < 65536:
-            raise OperatorError(f"not an address: {text!r}", "bad-address")
-        if ":" in host:
-            try:
-                host = str(ip_address(host))
-            except ValueError as err:
-                raise OperatorError(f"not an address: {text!r}", "bad-address") from err
-        return cls(host, number)
-
-    def __str__(self) -> str:
-        return str(Endpoint(self.host, self.port))
+DIAL_RATE = 20.0
+DIAL_BURST = 20.0
+"""Attempts a second, and at once: whatever discovery is told, we are no flood to others."""
 
 
 class TargetState(StrEnum):
@@ -118,19 +111,34 @@ class TargetStatus:
 
 @dataclass(slots=True)
 class _Row:
-    operator: bool
-    discovered: bool
     due: Instant
+    operator: bool = False
+    found: bool = False
+    """Discovery names this address now."""
     state: TargetState = TargetState.WAITING
     interval: float = BACKOFF_FIRST
     last_error: str | None = None
     tries: int = 0
     peer: PeerName | None = None
-    proven: bool = field(default=False)
+    """Whom it is connected to; set exactly while CONNECTED."""
+    expected: PeerName | None = None
+    """Who answered there last, or who discovery says does."""
+    kept_until: Instant | None = None
+    """An address that worked is wanted until then."""
 
-    @property
-    def wanted(self) -> bool:
-        return self.operator or self.discovered
+    def is_wanted(self, now: Instant) -> bool:
+        return (
+            self.operator or self.found or (self.kept_until is not None and now < self.kept_until)
+        )
+
+    def is_stale(self, now: Instant) -> bool:
+        if self.is_wanted(now) or self.state in (TargetState.ATTEMPTING, TargetState.CONNECTED):
+            return False
+        return self.state is TargetState.SUSPENDED or self.due <= now
+
+    def connect(self, peer: PeerName) -> None:
+        self.state, self.peer, self.expected = TargetState.CONNECTED, peer, peer
+        self.last_error = None
 
 
 def survivor(a: bytes, b: bytes) -> bytes:
@@ -146,20 +154,23 @@ class ConnectionMaker:
         self._rows: dict[Target, _Row] = {}
         self._connected: dict[PeerName, Instant] = {}
         self._half_open = 0
-        self._tokens = ACCEPT_BURST
-        self._tokens_at: Instant | None = None
-        self._persisted: tuple[Target, ...] | None = None
+        self._accepts = Bucket(rate=ACCEPT_RATE, burst=ACCEPT_BURST)
+        self._dials = Bucket(rate=DIAL_RATE, burst=DIAL_BURST)
+        self._persisted: tuple[Target, ...] = ()
 
     # ---- orders
 
     def connect(self, targets: Iterable[Target], now: Instant) -> list[MakerEffect]:
-        """The operator wants these: try them now, whatever happened before."""
-        for target in targets:
-            row = self._rows.get(target)
-            if row is None:
-                if len(self._rows) >= MAX_TARGETS:
-                    raise OperatorError(f"more than {MAX_TARGETS} targets", "too-many-targets")
-                row = self._rows[target] = _Row(operator=True, discovered=False, due=now)
+        """The operator wants these: try them now, whatever happened before.
+
+        Raises OperatorError, and takes none of them, when they are too many.
+        """
+        wanted = list(targets)
+        ours = {t for t, row in self._rows.items() if row.operator}
+        if len(ours | set(wanted)) > MAX_OPERATOR_TARGETS:
+            raise OperatorError(f"more than {MAX_OPERATOR_TARGETS} targets", "too-many-targets")
+        for target in wanted:
+            row = self._rows.setdefault(target, _Row(due=now))
             row.operator = True
             if row.state in (TargetState.WAITING, TargetState.SUSPENDED):
                 row.state, row.due, row.interval = TargetState.WAITING, now, BACKOFF_FIRST
@@ -168,8 +179,13 @@ class ConnectionMaker:
     def forget(self, targets: Iterable[Target], now: Instant) -> list[MakerEffect]:
         """The operator no longer wants these; discovery may still find them."""
         for target in targets:
-            if (row := self._rows.get(target)) is not None:
-                row.operator = row.discovered = row.proven = False
+            row = self._rows.get(target)
+            if row is None:
+                continue
+            row.operator = row.found = False
+            row.kept_until = None
+            if row.state in (TargetState.WAITING, TargetState.SUSPENDED):
+                del self._rows[target]
         return self._next(now)
 
     def discovered(
@@ -179,40 +195,49 @@ class ConnectionMaker:
         if not self._discovery:
             return []
         found = {
-            Target(endpoint.host, endpoint.port): peer
+            Target(place.host, place.port): peer
             for peer, places in endpoints.items()
             if peer not in self._connected
-            for endpoint in places
+            for place in sorted(places)[:MAX_PLACES]
         }
         for target, row in self._rows.items():
-            row.discovered = target in found
-        for target in sorted(found.keys() - self._rows.keys()):
-            if len(self._rows) >= MAX_TARGETS:
-                break
-            self._rows[target] = _Row(operator=False, discovered=True, due=now)
+            row.found = target in found
+        for target, peer in sorted(found.items()):
+            known = self._rows.get(target)
+            if known is None:
+                if len(self._rows) >= MAX_TARGETS:
+                    break
+                self._rows[target] = _Row(due=now, found=True, expected=peer)
+            elif known.state is TargetState.WAITING:
+                known.expected = peer
         return self._next(now)
 
     # ---- what became of attempts
 
     def dial_failed(self, target: Target, reason: str, now: Instant) -> list[MakerEffect]:
         """An attempt ended before it was established."""
-        if (row := self._rows.get(target)) is not None:
+        row = self._rows.get(target)
+        if row is not None and row.state is TargetState.ATTEMPTING:
             self._fail(row, reason, now)
         return self._next(now)
 
     def established(
         self, target: Target | None, peer: PeerName, reached: Endpoint, now: Instant
     ) -> list[MakerEffect]:
-        """A connection stands; ``target`` is None when the peer dialled us."""
+        """A connection stands; ``target`` is None when the peer dialled us.
+
+        ``reached`` is where its control port would be, seen from here.
+        """
         self._connected[peer] = now
         if target is None:
             self._half_open = max(0, self._half_open - 1)
-            row = self._rows.get(Target(reached.host, reached.port))
-            if row is not None and row.state is TargetState.WAITING:
-                row.state, row.peer, row.last_error = TargetState.CONNECTED, peer, None
-        elif (row := self._rows.get(target)) is not None:
-            row.state, row.peer, row.last_error = TargetState.CONNECTED, peer, None
-            row.proven = True
+        elif (dialled := self._rows.get(target)) is not None:
+            dialled.connect(peer)
+            dialled.kept_until = Instant(inf)
+        there = Target(reached.host, reached.port)
+        for place, row in self._rows.items():
+            if row.state is TargetState.WAITING and (place == there or row.expected == peer):
+                row.connect(peer)
         return self._next(now)
 
     def lost(
@@ -222,16 +247,20 @@ class ConnectionMaker:
         row = None if target is None else self._rows.get(target)
         if reason in (Refusal.DUPLICATE, Refusal.RESTARTED) and peer in self._connected:
             if row is not None:
-                row.state, row.peer, row.last_error = TargetState.CONNECTED, peer, None
+                row.connect(peer)
             return self._next(now)
         since = self._connected.pop(peer, now)
         for other in self._rows.values():
-            if other.peer == peer and other.state is TargetState.CONNECTED:
+            if other.peer == peer:
                 if now - since >= GOOD_AFTER:
                     other.interval = BACKOFF_FIRST
+                if other.kept_until is not None:
+                    other.kept_until = Instant(now + KEEP_PROVEN)
                 self._fail(other, reason, now)
         if row is not None and row.state is TargetState.ATTEMPTING:
             self._fail(row, reason, now)
+        if reason == Refusal.FORGOTTEN and row is not None and not row.is_wanted(now):
+            row.due = now
         return self._next(now)
 
     def handle_timer(self, now: Instant) -> list[MakerEffect]:
@@ -241,16 +270,10 @@ class ConnectionMaker:
 
     def may_accept(self, now: Instant) -> bool:
         """Whether one more incoming connection may begin its handshake; takes a token."""
-        if self._tokens_at is not None:
-            gained = (now - self._tokens_at) * ACCEPT_RATE
-            self._tokens = min(ACCEPT_BURST, self._tokens + gained)
-        self._tokens_at = now
-        if self._tokens < 1 or self._half_open >= MAX_HALF_OPEN:
-            return False
-        self._tokens -= 1
-        return True
+        return self._half_open < MAX_HALF_OPEN and self._accepts.take(now)
 
     def accepted(self, now: Instant) -> None:
+        """An incoming connection is open; ``established`` or ``rejected`` ends the count."""
         self._half_open += 1
 
     def rejected(self, now: Instant) -> None:
@@ -258,6 +281,11 @@ class ConnectionMaker:
         self._half_open = max(0, self._half_open - 1)
 
     # ---- questions
+
+    @property
+    def half_open(self) -> int:
+        """Accepted connections whose handshake is not over."""
+        return self._half_open
 
     @property
     def active(self) -> int:
@@ -293,30 +321,41 @@ class ConnectionMaker:
 
     def _next(self, now: Instant) -> list[MakerEffect]:
         """Drop what nobody wants, dial what is due, arm for what is due next."""
-        effects: list[MakerEffect] = []
-        for target in [t for t, row in self._rows.items() if self._is_stale(row)]:
+        for target in [t for t, row in self._rows.items() if row.is_stale(now)]:
             del self._rows[target]
-        room = self._limit - self.active
-        soonest: Instant | None = None
-        for target, row in self._rows.items():
-            if row.state is not TargetState.WAITING:
-                continue
-            if row.due <= now and room > 0:
-                row.state = TargetState.ATTEMPTING
-                row.tries += 1
-                room -= 1
-                effects.append(Dial(target))
-            elif room > 0 and (soonest is None or row.due < soonest):
-                soonest = row.due
-            elif room <= 0 and row.due <= now:
-                row.last_error = Refusal.LIMIT
-        effects.append(Arm(soonest))
-        lasting = tuple(sorted(t for t, row in self._rows.items() if row.operator or row.proven))
-        if lasting != self._persisted:
-            self._persisted = lasting
-            effects.append(PersistTargets(lasting[:MAX_PERSISTED]))
+        effects: list[MakerEffect] = []
+        deadline = self._dial_due(effects, now)
+        effects.append(Arm(deadline))
+        lasting = (t for t, row in self._rows.items() if row.operator or row.kept_until is not None)
+        # The operator's own come first: nothing that was only found may displace them.
+        chosen = sorted(lasting, key=lambda t: (not self._rows[t].operator, t))
+        persist = tuple(chosen[:MAX_OPERATOR_TARGETS])
+        if persist != self._persisted:
+            self._persisted = persist
+            effects.append(PersistTargets(persist))
         return effects
 
-    @staticmethod
-    def _is_stale(row: _Row) -> bool:
-        return not row.wanted and row.state in (TargetState.WAITING, TargetState.SUSPENDED)
+    def _dial_due(self, effects: list[MakerEffect], now: Instant) -> Instant | None:
+        """Dial what is due, the operator's first; when to look again."""
+        rows = self._rows
+        waiting = [t for t, row in rows.items() if row.state is TargetState.WAITING]
+        later = [rows[t].due for t in waiting if rows[t].due > now]
+        soonest = min(later, default=None)
+        room = self._limit - self.active
+        busy = {row.expected for row in rows.values() if row.state is TargetState.ATTEMPTING}
+        due = [t for t in waiting if rows[t].due <= now]
+        for target in sorted(due, key=lambda t: (not rows[t].operator, rows[t].due, t)):
+            row = rows[target]
+            if row.expected is not None and row.expected in busy:
+                continue  # the end of the other attempt brings us back here
+            if room <= 0:
+                row.last_error = Refusal.LIMIT
+                continue
+            if not self._dials.take(now):
+                return min(self._dials.next(now), soonest or Instant(inf))
+            row.state = TargetState.ATTEMPTING
+            row.tries += 1
+            room -= 1
+            busy.add(row.expected)
+            effects.append(Dial(target))
+        return soonest

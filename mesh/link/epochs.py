@@ -9,10 +9,15 @@ initiates; the other solicits when it has no keys.
       install e, wait for the worker
       NOISE 3 -------------------------------->  install e, wait for the worker, use e
       <---------------------------------- READY
-      use e                                      (the old epoch lives on for 30 s)
+      use e, DONE ----------------------------->
+
+Either end keeps the epochs that it uses, that the other end says it uses, and that is being
+made; any other goes 30 s after it stopped being one of these. Messages 1 and 2 say which epoch
+their sender uses, so that lost messages leave nothing behind for long.
 
 Invariants: whoever sends under an epoch knows that the other end has it installed, so no frame
-is lost by a change of epoch; an epoch's keys are installed once and never again.
+is lost by a change of epoch; an epoch's keys are installed once and never again, and each retired.
+A daemon whose worker started again makes a new PairKeys: keys of the old one are never repeated.
 """
 
 from __future__ import annotations
@@ -23,13 +28,22 @@ from typing import TYPE_CHECKING
 
 from mesh.clock import Instant
 from mesh.connection.handshake import IdentityHandshake, Local, RefusedError
-from mesh.connection.reasons import Refusal
+from mesh.connection.reasons import MIRROR, Refusal, understood
 from mesh.crypto.kem import Kem
 from mesh.crypto.noise import CipherState, NoiseError
 from mesh.effects import Arm, Notify
 from mesh.errors import MalformedMessageError
 from mesh.names import PeerName
-from mesh.wire.pair import NoiseStep, PairMessage, Ready, Refused, Solicit, decode, encode
+from mesh.wire.pair import (
+    Done,
+    NoiseStep,
+    PairMessage,
+    Ready,
+    Refused,
+    Solicit,
+    decode,
+    encode,
+)
 
 if TYPE_CHECKING:
     from random import Random
@@ -39,6 +53,9 @@ ROTATE = 120.0
 
 RETIRE = 30.0
 """Seconds an old epoch still opens what was sent under it: far above any path's delay."""
+
+ATTEMPT = 30.0
+"""Seconds after which an attempt is begun anew whose next step is not ours to repeat."""
 
 RETRY_FIRST = 1.0
 RETRY_MAX = 10.0
@@ -148,8 +165,18 @@ class PairKeys:
         self._next_epoch = rng.randrange(1, EPOCHS)
         self._retry_at: Instant | None = None
         self._renew_at: Instant | None = None
-        self._retiring: list[tuple[Instant, int]] = []
+        self._theirs: set[int] = set()
+        """The epoch that the other end said it uses, and the one it may use since."""
+        self._installed: dict[int, Instant | None] = {}
+        """Epochs the worker has, and when each is retired."""
         self._failures = 0
+        self._password = 0
+        self._begun_at: Instant | None = None
+
+    def use(self, local: Local) -> None:
+        """Say this of ourselves, and use its passwords, from the next handshake on."""
+        self._local = local
+        self._password = 0
 
     # ---- inputs
 
@@ -160,7 +187,7 @@ class PairKeys:
             self._begin(effects, now)
         else:
             self._solicit(effects, now)
-        return self._armed(effects)
+        return self._end(effects, now)
 
     def receive(self, message: bytes, now: Instant) -> list[PairEffect]:
         """A message of the other end; what is wrong with it changes nothing but the attempt."""
@@ -168,19 +195,21 @@ class PairKeys:
         try:
             match decode(message):
                 case Solicit() if self.initiator:
-                    if self._attempt is None:
-                        self._begin(effects, now)
+                    self._solicited(effects, now)
                 case NoiseStep(step=1) as step if not self.initiator:
                     self._respond(step, effects, now)
                 case NoiseStep(step=2) as step if self.initiator:
-                    self._conclude(step, effects)
+                    self._conclude(step, effects, now)
                 case NoiseStep(step=3) as step if not self.initiator:
                     self._accept(step, effects)
                 case Ready() as ready if self.initiator:
                     self._ready(ready, effects, now)
+                case Done(epoch) if not self.initiator:
+                    if epoch == self.active:
+                        self._theirs = {epoch}
                 case Refused(epoch, reason):
                     if self._attempt is not None and self._attempt.epoch == epoch:
-                        self._fail(reason, effects, now)
+                        self._refused(understood(reason.encode()), effects, now)
                 case _:
                     pass
         except MalformedMessageError:
@@ -189,7 +218,7 @@ class PairKeys:
             if self._attempt is not None:
                 effects.append(SendPair(encode(Refused(self._attempt.epoch, err.word))))
             self._fail(err.word, effects, now)
-        return self._armed(effects)
+        return self._end(effects, now)
 
     def installed(self, epoch: int, now: Instant) -> list[PairEffect]:
         """The worker can open what comes under this epoch."""
@@ -199,8 +228,10 @@ class PairKeys:
             return []
         attempt.is_installed = True
         if self.initiator:
-            attempt.again = NoiseStep(epoch, 3, attempt.password_id, attempt.third)
+            attempt.again = self._step(attempt, 3, attempt.third)
             attempt.tries = 0
+            self._theirs.add(epoch)
+            self._renew_at = None
             self._repeat(effects, now)
         else:
             assert attempt.ciphers is not None
@@ -208,14 +239,10 @@ class PairKeys:
             attempt.again = Ready(epoch, sealed)
             self._activate(epoch, effects, now)
             effects.append(SendPair(encode(attempt.again)))
-        return self._armed(effects)
+        return self._end(effects, now)
 
     def handle_timer(self, now: Instant) -> list[PairEffect]:
         effects: list[PairEffect] = []
-        for when, epoch in list(self._retiring):
-            if when <= now:
-                self._retiring.remove((when, epoch))
-                effects.append(RetireEpoch(epoch))
         if self._renew_at is not None and now >= self._renew_at:
             self._renew_at = None
             if self.initiator:
@@ -224,22 +251,29 @@ class PairKeys:
                 self._solicit(effects, now)
         elif self._retry_at is not None and now >= self._retry_at:
             self._repeat(effects, now)
-        return self._armed(effects)
+        return self._end(effects, now)
 
     # ---- the initiator
 
     def _begin(self, effects: list[PairEffect], now: Instant) -> None:
         ids = self._local.passwords.ids
-        attempt = _Attempt(self._next_epoch, None, ids[0] if ids else "")
+        attempt = _Attempt(self._next_epoch, None, ids[self._password] if ids else "")
         self._next_epoch = self._next_epoch % (EPOCHS - 1) + 1
+        self._begun_at = now
         handshake = self._handshake(attempt.epoch, attempt.password_id)
         attempt.handshake = handshake
-        attempt.again = NoiseStep(attempt.epoch, 1, attempt.password_id, handshake.write())
+        attempt.again = self._step(attempt, 1, handshake.write())
         self._attempt = attempt
         self._renew_at = None
         self._repeat(effects, now)
 
-    def _conclude(self, step: NoiseStep, effects: list[PairEffect]) -> None:
+    def _solicited(self, effects: list[PairEffect], now: Instant) -> None:
+        """Begin, unless we just did: a peer that asks all the time gets no more for it."""
+        recent = self._begun_at is not None and now - self._begun_at < RETRY_FIRST
+        if self._attempt is None and not recent:
+            self._begin(effects, now)
+
+    def _conclude(self, step: NoiseStep, effects: list[PairEffect], now: Instant) -> None:
         attempt = self._attempt
         if attempt is None or attempt.epoch != step.epoch or attempt.third:
             return
@@ -247,7 +281,9 @@ class PairKeys:
         attempt.handshake.read(step.body)
         self._check_identity(attempt.handshake)
         attempt.third = attempt.handshake.write()
+        self._theirs = {step.active}
         # The wait is for the worker now; the other end has nothing to repeat.
+        self._renew_at = Instant(now + ATTEMPT)
         self._install(attempt, effects)
 
     def _ready(self, ready: Ready, effects: list[PairEffect], now: Instant) -> None:
@@ -260,7 +296,9 @@ class PairKeys:
         except NoiseError as err:
             raise RefusedError(Refusal.HANDSHAKE_FAILED) from err
         self._attempt, self._retry_at = None, None
+        self._theirs = {attempt.epoch}
         self._activate(attempt.epoch, effects, now)
+        effects.append(SendPair(encode(Done(attempt.epoch))))
 
     # ---- the responder
 
@@ -277,15 +315,16 @@ class PairKeys:
         self._retry_at = None
         handshake = attempt.handshake = self._handshake(step.epoch, step.password_id)
         handshake.read(step.body)
-        attempt.again = NoiseStep(step.epoch, 2, step.password_id, handshake.write())
+        self._theirs = {step.active}
+        attempt.again = self._step(attempt, 2, handshake.write())
         effects.append(SendPair(encode(attempt.again)))
         # The initiator repeats itself; if it falls silent for good, we solicit again.
-        self._renew_at = Instant(now + RETRY_MAX * 3)
+        self._renew_at = Instant(now + ATTEMPT)
 
     def _accept(self, step: NoiseStep, effects: list[PairEffect]) -> None:
         attempt = self._attempt
         if attempt is None or attempt.epoch != step.epoch or attempt.handshake is None:
-            effects.append(SendPair(encode(Refused(step.epoch, "unknown-epoch"))))
+            effects.append(SendPair(encode(Refused(step.epoch, Refusal.UNKNOWN_EPOCH))))
             return
         if attempt.keys is not None:
             if isinstance(attempt.again, Ready):
@@ -297,13 +336,19 @@ class PairKeys:
 
     # ---- both
 
+    def _step(self, attempt: _Attempt, step: int, body: bytes) -> NoiseStep:
+        return NoiseStep(attempt.epoch, step, self.active or 0, attempt.password_id, body)
+
     def _handshake(self, epoch: int, password_id: str) -> IdentityHandshake:
         """The handshake for an epoch; RefusedError when we lack that password."""
         psk = None
         if password_id:
             psk = self._local.passwords.psk(password_id)
             if psk is None:
-                raise RefusedError(Refusal.PASSWORD_ID_UNKNOWN)
+                known = bool(self._local.passwords)
+                raise RefusedError(
+                    Refusal.PASSWORD_ID_UNKNOWN if known else Refusal.PASSWORD_MISSING
+                )
         elif self._local.passwords:
             raise RefusedError(Refusal.PASSWORD_UNEXPECTED)
         names = [self._local.identity.name.octets, self._remote.octets]
@@ -337,13 +382,12 @@ class PairKeys:
         )
         attempt.ciphers = handshake.split()
         self._retry_at = None
+        self._installed[attempt.epoch] = None
         effects.append(InstallEpoch(attempt.keys))
 
     def _activate(self, epoch: int, effects: list[PairEffect], now: Instant) -> None:
-        if self.active is not None:
-            self._retiring.append((Instant(now + RETIRE), self.active))
         self.active = epoch
-        self._failures = 0
+        self._failures = self._password = 0
         wait = ROTATE * (0.9 + 0.2 * self._rng.random())
         # The responder waits longer: it renews only when the initiator has forgotten to.
         self._renew_at = Instant(now + (wait if self.initiator else wait * 1.5))
@@ -355,7 +399,7 @@ class PairKeys:
             self._retry_at = None
             return
         if attempt.tries >= TRIES:
-            self._fail("pair-timeout", effects, now)
+            self._fail(Refusal.PAIR_TIMEOUT, effects, now)
             return
         wait = min(RETRY_FIRST * 2**attempt.tries, RETRY_MAX)
         attempt.tries += 1
@@ -365,13 +409,34 @@ class PairKeys:
     def _fail(self, reason: str, effects: list[PairEffect], now: Instant) -> None:
         """Give the attempt up, not what works already; try again after a while."""
         self._attempt, self._retry_at = None, None
-        self._failures += 1
+        self._failures = min(self._failures + 1, 16)
         wait = min(RETRY_FIRST * 2**self._failures, ROTATE / 2)
         self._renew_at = Instant(now + wait * (0.75 + 0.5 * self._rng.random()))
         effects.append(Notify(PairFailed(reason)))
 
-    def _armed(self, effects: list[PairEffect]) -> list[PairEffect]:
-        wishes = [w for w in (self._retry_at, self._renew_at) if w is not None]
-        wishes += [when for when, _ in self._retiring]
-        effects.append(Arm(min(wishes) if wishes else None))
+    def _refused(self, reason: Refusal, effects: list[PairEffect], now: Instant) -> None:
+        """The other end gave the attempt up; a password it does not know is not our only one."""
+        if reason is Refusal.PASSWORD_ID_UNKNOWN and self.initiator:
+            if self._password + 1 < len(self._local.passwords.ids):
+                self._password += 1
+                self._begin(effects, now)
+                return
+            self._password = 0
+        self._fail(MIRROR.get(reason, reason), effects, now)
+
+    def _end(self, effects: list[PairEffect], now: Instant) -> list[PairEffect]:
+        """The end of every input: retire what nobody can need any more, arm for the rest."""
+        needed = self._theirs | {self.active}
+        if self._attempt is not None:
+            needed.add(self._attempt.epoch)
+        for epoch, when in list(self._installed.items()):
+            if epoch in needed:
+                self._installed[epoch] = None
+            elif when is None:
+                self._installed[epoch] = Instant(now + RETIRE)
+            elif when <= now:
+                del self._installed[epoch]
+                effects.append(RetireEpoch(epoch))
+        wishes = [self._retry_at, self._renew_at, *self._installed.values()]
+        effects.append(Arm(min((w for w in wishes if w is not None), default=None)))
         return effects

@@ -1,0 +1,48 @@
+"""Where a peer may be reached, as the operator writes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Self
+
+from mesh.errors import OperatorError
+from mesh.names import Endpoint
+
+DEFAULT_PORT = 6783
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """Where a peer may be reached: an IP address or a DNS name, and a port."""
+
+    host: str
+    port: int = DEFAULT_PORT
+
+    @classmethod
+    def parse(cls, text: str, default_port: int = DEFAULT_PORT) -> Self:
+        """Read ``host``, ``host:port``, ``v6`` or ``[v6]:port``. Raises OperatorError."""
+        host, port = text, ""
+        if text.startswith("["):
+            host, bracket, rest = text[1:].partition("]")
+            if not bracket or (rest and not rest.startswith(":")):
+                raise OperatorError(f"not an address: {text!r}", "bad-address")
+            port = rest[1:]
+        elif text.count(":") == 1:
+            host, _, port = text.partition(":")
+        try:
+            number = int(port) if port else default_port
+        except ValueError:
+            number = 0
+        allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:%")
+        if not host or len(host) > 253 or not set(host) <= allowed or not 0 < number < 65536:
+            raise OperatorError(f"not an address: {text!r}", "bad-address")
+        if ":" in host:
+            try:
+                host = str(ip_address(host))
+            except ValueError as err:
+                raise OperatorError(f"not an address: {text!r}", "bad-address") from err
+        return cls(host, number)
+
+    def __str__(self) -> str:
+        return str(Endpoint(self.host, self.port))
