@@ -56,6 +56,7 @@ class IpamService:
         self._request = 0
         self._timer: Timer | None = None
         self._batch: list[AllocatorEffect] = []
+        self._unwritten: list[Change] = []
         self._scheduled = False
         self.lost: list[LostAddress] = []
         self.left = asyncio.Event()
@@ -126,14 +127,15 @@ class IpamService:
     def _perform(self) -> None:
         self._scheduled = False
         batch, self._batch = self._batch, []
-        changes = [c for effect in batch if isinstance(effect, Persist) for c in effect.changes]
-        if changes:
+        self._unwritten += [c for e in batch if isinstance(e, Persist) for c in e.changes]
+        if self._unwritten:
             try:
-                self._store.apply(changes)
-                self.fault = None
+                self._store.apply(self._unwritten)
             except OperatorError as err:
                 self._fail(batch, err)
                 return
+            self._unwritten = []
+            self.fault = None
         for effect in batch:
             self._perform_one(effect)
 
@@ -169,9 +171,11 @@ class IpamService:
                 answer.set_exception(OperatorError(f"ipam refused: {reason}", reason))
 
     def _fail(self, batch: list[AllocatorEffect], err: OperatorError) -> None:
-        """Nothing could be written: nobody is answered, and the core must not go on.
+        """Nothing could be written: nobody is answered and nothing is said.
 
-        What the core holds in memory is ahead of the disk now; only a restart makes them one.
+        What the core holds is ahead of the disk now, so the changes wait: the next batch writes
+        them too, or is not answered either. Gossip's digests bring to the others what was not
+        published.
         """
         self.fault = err.reason
         log.error("ipam store failed", extra={"reason": err.reason, "error": str(err)})
