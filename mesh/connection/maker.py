@@ -10,9 +10,9 @@ A row whose peer connected to us, or is reached at another address, counts as CO
 that nobody wants any more stays until its back-off is over, so that a peer that is discovered
 again and again is not dialled again and again.
 
-Invariants: a target is attempted at most once at a time, and so is a peer that discovery named;
-attempts and connections together never exceed ``limit``; an attempt of a target never starts
-before its back-off is over, unless the operator asks.
+Invariants: a target is attempted at most once at a time, and so is a peer as far as we know who
+answers where; attempts and connections together never exceed ``limit``; an attempt of a target
+never starts before its back-off is over, unless the operator asks.
 """
 
 from __future__ import annotations
@@ -132,9 +132,8 @@ class _Row:
         )
 
     def is_stale(self, now: Instant) -> bool:
-        if self.is_wanted(now) or self.state in (TargetState.ATTEMPTING, TargetState.CONNECTED):
-            return False
-        return self.state is TargetState.SUSPENDED or self.due <= now
+        at_rest = self.state in (TargetState.WAITING, TargetState.SUSPENDED)
+        return at_rest and self.due <= now and not self.is_wanted(now)
 
     def connect(self, peer: PeerName) -> None:
         self.state, self.peer, self.expected = TargetState.CONNECTED, peer, peer
@@ -312,7 +311,7 @@ class ConnectionMaker:
     def _fail(self, row: _Row, reason: str, now: Instant) -> None:
         row.last_error, row.peer = reason, None
         if reason in (Refusal.SELF, Refusal.CLONE):
-            row.state = TargetState.SUSPENDED
+            row.state, row.due = TargetState.SUSPENDED, Instant(now + BACKOFF_MAX)
             return
         row.state = TargetState.WAITING
         spread = 1 + JITTER * (2 * self._rng.random() - 1)
