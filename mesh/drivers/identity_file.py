@@ -36,20 +36,13 @@ def _read(path: Path) -> bytes | None:
         return None
     except OSError as err:
         raise OperatorError(_said(path, "read", err), "identity-unreadable") from err
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise OperatorError(f"{path}: not a regular file", "identity-unreadable")
-        if (mode := stat.S_IMODE(status.st_mode)) & 0o077:
-            raise OperatorError(
-                f"{path}: mode {mode:04o} lets others read the identity; if nobody can have,"
-                f" run chmod 600 {path}, else remove it to mint a new one",
-                "identity-mode",
-            )
-        try:
-            seed = file.read(SEED_SIZE + 1)
-        except OSError as err:
-            raise OperatorError(_said(path, "read", err), "identity-unreadable") from err
+    try:
+        _check(path, os.fstat(fd).st_mode)
+        seed = os.read(fd, SEED_SIZE + 1)
+    except OSError as err:
+        raise OperatorError(_said(path, "read", err), "identity-unreadable") from err
+    finally:
+        os.close(fd)
     if len(seed) != SEED_SIZE:
         raise OperatorError(
             f"{path}: an identity has {SEED_SIZE} octets, this file has another length; restore it"
@@ -57,6 +50,18 @@ def _read(path: Path) -> bytes | None:
             "identity-size",
         )
     return seed
+
+
+def _check(path: Path, mode: int) -> None:
+    """Insist on a regular file that only its owner may touch."""
+    if not stat.S_ISREG(mode):
+        raise OperatorError(f"{path}: not a regular file", "identity-unreadable")
+    if stat.S_IMODE(mode) & 0o077:
+        raise OperatorError(
+            f"{path}: mode {stat.S_IMODE(mode):04o} lets others use the identity; if nobody can"
+            f" have, run chmod 600 {path}, else remove it to mint a new one",
+            "identity-mode",
+        )
 
 
 def _create(path: Path, seed: bytes) -> bytes:

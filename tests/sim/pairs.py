@@ -32,6 +32,7 @@ class PairHost:
         self.used_keys: set[bytes] = set()
         """Every key any worker here ever sent or was to send under."""
         self.switches: list[tuple[Instant, int]] = []
+        self.retired: dict[int, Instant] = {}
         self.life = 0
 
     def start(self, other: PairHost) -> None:
@@ -64,6 +65,7 @@ class PairHost:
                 case RetireEpoch(epoch):
                     assert epoch != self.active
                     del self.installed[epoch]
+                    self.retired[epoch] = clock.now()
                 case Arm(deadline):
                     self._arm(deadline)
                 case Notify(event):

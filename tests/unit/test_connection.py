@@ -136,6 +136,19 @@ def test_a_clone() -> None:
     assert "remove the file identity" in explain("cloned-identity", False)
 
 
+@pytest.mark.parametrize("liar", ["a", "b"])
+def test_nobody_takes_anothers_name(liar: str) -> None:
+    """protocol.md 2.7: the identity's signature over the static key is what counts."""
+    victim = local(9)
+    ends = {"a": local(1), "b": local(2)}
+    ends[liar].identity.public_key = victim.identity.public_key
+    talk = Talk(ends["a"], ends["b"]).start().run()
+    assert talk.reasons == (["bad-identity"], ["bad-identity"])
+    honest = Talk(local(1), victim).start().run()
+    assert honest.a.remote is not None
+    assert honest.a.remote.name == victim.identity.name
+
+
 def test_versions_without_overlap_from_the_fixed_part_alone() -> None:
     """protocol.md 2.2: a header of a version to come is understood as far as it must be."""
     talk = Talk(local(1), local(2))
@@ -162,11 +175,11 @@ class _Newer(Header):
 
 
 def test_an_altered_header_is_noticed() -> None:
-    """protocol.md 2.3: the prologue binds both headers, so ids cannot be struck out."""
+    """protocol.md 2.3: the prologue binds both headers, also what did not decide anything."""
     talk = Talk(local(1, ring("new=n", "old=o")), local(2, ring("new=n", "old=o")))
     for end in (talk.a, talk.b):
         end.perform(end.machine.start(NOW))
-    talk.b.outbox[:] = Header(1, 1, ("old",)).encode()
+    talk.b.outbox[:] = Header(1, 1, ("new",)).encode()  # both still choose "new"
     talk.run()
     assert talk.reasons[1] != []
     assert talk.a.remote is None

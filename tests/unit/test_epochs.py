@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from mesh.connection.reasons import Refusal
@@ -74,10 +76,12 @@ def test_epochs_rotate_and_old_ones_go() -> None:
     """protocol.md 5.3: every 120 s, the old one half a minute later."""
     network = PairNetwork(2, SAME).start().run(10 * ROTATE)
     for host in network.hosts:
-        gaps = [b - a for (a, _), (b, _) in zip(host.switches, host.switches[1:], strict=False)]
+        gaps = [b - a for (a, _), (b, _) in pairwise(host.switches)]
         assert 8 <= len(gaps) <= 11
         assert all(0.85 * ROTATE <= gap <= 1.15 * ROTATE for gap in gaps)
         assert len({epoch for _, epoch in host.switches}) == len(host.switches)
+        for (_, old), (until, _) in pairwise(host.switches[:-1]):
+            assert RETIRE - 0.001 <= host.retired[old] - until <= RETIRE + 1
     network.run(RETIRE + 5)
     network.run(0 if len(network.initiator.installed) == 1 else ROTATE / 2)
     assert [len(host.installed) for host in network.hosts] == [1, 1]
