@@ -64,12 +64,17 @@ class End:
                     self.deadline = deadline
                 case Close(reason):
                     self.closed.append(reason)
-                case Notify(Established(remote)):
-                    assert self.remote is None
-                    self.remote = remote
-                case Notify(Received(message)):
-                    assert self.remote is not None
-                    self.received.append(message)
+                case Notify(event):
+                    self._happened(event)
+
+    def _happened(self, event: Established | Received) -> None:
+        match event:
+            case Established(remote):
+                assert self.remote is None
+                self.remote = remote
+            case Received(message):
+                assert self.remote is not None
+                self.received.append(message)
 
     def take(self) -> bytes:
         data = bytes(self.outbox)
