@@ -1,4 +1,4 @@
-"""protocol.md 4.3 to 4.5: what is dialled and when, and what is accepted."""
+"""protocol.md 4.3 and 4.6: what is dialled and when, and what is accepted."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_ourselves_and_our_clone_are_not_tried_again(reason: str) -> None:
 
 
 def test_a_target_of_a_connected_peer_counts_as_connected() -> None:
-    """protocol.md 4.4: two names of one peer do not fight."""
+    """protocol.md 4.3: two names of one peer do not fight."""
     m = maker()
     m.connect([A, B], NOW)
     m.established(A, PEER, at(A), NOW)
@@ -188,7 +188,7 @@ def test_a_peer_known_by_another_address_is_recognised() -> None:
 
 
 def test_connections_and_attempts_share_the_limit() -> None:
-    """protocol.md 4.5: the operator's targets go first."""
+    """protocol.md 4.6: the operator's targets go first."""
     m = maker(limit=2)
     m.established(None, OTHER, Endpoint("192.0.2.1", 6783), NOW)
     m.discovered({PEER: frozenset({at(B)})}, NOW)
@@ -199,7 +199,7 @@ def test_connections_and_attempts_share_the_limit() -> None:
 
 
 def test_attempts_a_second_are_bounded() -> None:
-    """protocol.md 4.5"""
+    """protocol.md 4.6"""
     m = maker()
     many = [Target("10.0.1.1", port) for port in range(1, 101)]
     effects = m.connect(many, NOW)
@@ -215,7 +215,7 @@ def test_attempts_a_second_are_bounded() -> None:
 
 
 def test_discovered_addresses_come_and_go() -> None:
-    """protocol.md 4.4: one attempt a peer at a time, whatever its addresses."""
+    """protocol.md 4.3: one attempt a peer at a time, whatever its addresses."""
     m = maker()
     places = frozenset({at(A), at(B)})
     assert dials(m.discovered({PEER: places}, NOW)) == [A]
@@ -251,7 +251,7 @@ def test_a_peer_has_few_places() -> None:
 
 
 def test_what_worked_is_kept_for_a_day() -> None:
-    """protocol.md 4.4: two halves that only discovery had joined find each other again."""
+    """protocol.md 4.3: two halves that only discovery had joined find each other again."""
     m = maker()
     m.discovered({PEER: frozenset({at(A)})}, NOW)
     assert persisted(m.established(A, PEER, at(A), NOW)) == [(A,)]
@@ -299,7 +299,7 @@ def test_too_many_targets_are_refused_whole() -> None:
 
 
 def test_half_open_connections_are_bounded() -> None:
-    """protocol.md 4.5"""
+    """protocol.md 4.6"""
     m = maker()
     for _ in range(MAX_HALF_OPEN):
         assert m.may_accept(NOW)
