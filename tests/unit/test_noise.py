@@ -11,6 +11,7 @@ from noise.connection import Keypair, NoiseConnection
 
 from mesh.crypto.noise import HandshakeState, NoiseError, ProtocolName
 from mesh.drivers.kem import SystemKem
+from mesh.errors import MisuseError
 from tests.sim.kem import SimKem
 
 DATA = Path(__file__).parent.parent / "data"
@@ -189,3 +190,41 @@ def test_truncated_messages_raise_one_error(cut: int) -> None:
     a, b = pair(1)
     with pytest.raises(NoiseError):
         b.read(a.write(b"")[:cut])
+
+
+@pytest.mark.parametrize("public", [b"\xff" * 1184, bytes(1183), b""])
+def test_what_is_no_ml_kem_public_key_is_refused(public: bytes) -> None:
+    """protocol.md 2.5: coefficients beyond the modulus are no key (FIPS 203, section 7.2)."""
+    with pytest.raises(ValueError, match="1184 bytes"):
+        SystemKem().encapsulate(public)
+    assert len(SystemKem().encapsulate(SystemKem().generate(bytes(64)).public)[0]) == 1088
+
+
+def test_an_ephemeral_of_low_order_is_refused() -> None:
+    """protocol.md 2.4: all-zero DH results are no secret."""
+    rng = Random(1)
+    responder = HandshakeState(
+        ProtocolName.parse("Noise_XX_25519_AESGCM_SHA256"),
+        initiator=False,
+        prologue=b"",
+        entropy=rng.randbytes,
+        s=rng.randbytes(32),
+    )
+    assert responder.read(bytes(32)) == b""
+    with pytest.raises(NoiseError, match="low order"):
+        responder.write(b"")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Noise_NN_25519_AESGCM_SHA256",
+        "Noise_XX_448_AESGCM_SHA256",
+        "Noise_XX_25519_AESGCM_SHA512",
+        "Noise_XXhfs_25519_AESGCM_SHA256",
+        "Noise_IKhfs_25519+MLKEM768_AESGCM_SHA256",
+    ],
+)
+def test_protocols_that_are_not_here(name: str) -> None:
+    with pytest.raises(MisuseError):
+        ProtocolName.parse(name)
