@@ -149,6 +149,11 @@ class Allocator:
         effects.append(Answer(request, Allocated(address)))
         return self._armed(effects)
 
+    @property
+    def pending_count(self) -> int:
+        """Requests that wait for space or for the election."""
+        return len(self._pending)
+
     def holder_of(self, address: Address) -> AllocationKey | None:
         return self._holders.get(address)
 

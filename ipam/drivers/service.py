@@ -80,6 +80,9 @@ class IpamService:
         """The address that the key had, if any."""
         return await self._ask(lambda n, now: self.allocator.free(n, key, now))
 
+    def holds(self, key: AllocationKey) -> bool:
+        return key in self.allocator.allocations
+
     async def reclaim(self, peer: PeerName) -> None:
         await self._ask(lambda n, _now: self.allocator.reclaim(n, peer))
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import asyncio_dgram
+import asyncio_dgram.aio
 
 from mesh.drivers.tasks import Supervisor
 from mesh.names import Endpoint
@@ -60,14 +61,14 @@ class ProbeSocket:
         self._receive = receive
         self._waiting: asyncio.Queue[tuple[Endpoint, bytes]] = asyncio.Queue(MAX_WAITING)
         self._supervisor = Supervisor()
-        self._stream: asyncio_dgram.DatagramServer | None = None
+        self._stream: asyncio_dgram.aio.DatagramServer | None = None
         self._mapped = False
         self.dropped = 0
 
     async def start(self, sock: socket.socket) -> None:
         self._mapped = sock.family == socket.AF_INET6
         stream = await asyncio_dgram.from_socket(sock)
-        assert isinstance(stream, asyncio_dgram.DatagramServer)
+        assert isinstance(stream, asyncio_dgram.aio.DatagramServer)
         self._stream = stream
         self._supervisor.spawn(self._read(), "probe reader")
         self._supervisor.spawn(self._write(), "probe writer")

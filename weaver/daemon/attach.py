@@ -37,6 +37,7 @@ class IpamPort(Protocol):
     async def allocate(self, key: AllocationKey) -> Address: ...
     async def claim(self, key: AllocationKey, address: Address) -> Address: ...
     async def free(self, key: AllocationKey) -> Address | None: ...
+    def holds(self, key: AllocationKey) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +222,10 @@ class Attacher:
             return self._range.cidr(await self._ipam.allocate(key))
         number = self._range.number(address)
         return self._range.cidr(await self._ipam.claim(key, number))
+
+    def has_address(self, container: str, ifname: str) -> bool:
+        """Whether the key has an address, attached or not."""
+        return self._ipam.holds(AllocationKey(container, ifname))
 
     async def release(self, container: str, ifname: str) -> None:
         await self._ipam.free(AllocationKey(container, ifname))

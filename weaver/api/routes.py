@@ -1,0 +1,141 @@
+"""Every route of the HTTP API, once: the server is made from this table, and the OpenAPI text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from weaver import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``body`` names the JSON fields a request may have: name -> (JSON type, required)."""
+
+    method: str
+    path: str
+    handler: str
+    summary: str
+    body: tuple[tuple[str, str, bool], ...] = ()
+
+    @property
+    def writes(self) -> bool:
+        return self.method != "GET"
+
+
+_PEERS = (("peers", "array", True),)
+_KEY = (("container", "string", True), ("interface", "string", False))
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/status", "status_text", "The status page, as text"),
+    Route("GET", "/healthz", "healthz", "Whether the daemon lives"),
+    Route("GET", "/readyz", "readyz", "Whether pods can be attached"),
+    Route("GET", "/metrics", "metrics", "Prometheus metrics"),
+    Route("GET", "/v1/openapi.json", "openapi", "This description"),
+    Route("GET", "/v1/version", "version", "The daemon's version"),
+    Route("GET", "/v1/status", "status", "Everything at a glance"),
+    Route("GET", "/v1/peers", "peers", "Known peers"),
+    Route("GET", "/v1/connections", "connections", "Control connections, ended ones too"),
+    Route("GET", "/v1/targets", "targets", "Addresses we connect to, and how that goes"),
+    Route("GET", "/v1/links", "links", "The data path to every peer"),
+    Route("GET", "/v1/routes", "routes", "Next hops and broadcast trees"),
+    Route("GET", "/v1/channels", "channels", "Gossip channels and what was refused"),
+    Route("GET", "/v1/attachments", "attachments", "Attached pods"),
+    Route("GET", "/v1/report", "report", "Everything, for a bug report"),
+    Route("GET", "/v1/events", "events", "What happens, as server-sent events"),
+    Route("GET", "/v1/ipam", "ipam", "The range, its shares, conflicts"),
+    Route("GET", "/v1/ipam/addresses", "ipam_list", "Addresses in use here"),
+    Route("GET", "/v1/ipam/ring", "ipam_ring", "Who owns which slice of the range"),
+    Route("POST", "/v1/connect", "connect", "Connect to peers, now and from now on", _PEERS),
+    Route("POST", "/v1/forget", "forget", "Forget addresses of peers", _PEERS),
+    Route("POST", "/v1/passwords/reload", "reload", "Read the password file again"),
+    Route(
+        "POST",
+        "/v1/attachments",
+        "attach",
+        "Attach a network namespace",
+        (
+            ("container", "string", True),
+            ("interface", "string", False),
+            ("netns", "string", True),
+            ("address", "string", False),
+            ("mac", "string", False),
+            ("mtu", "integer", False),
+        ),
+    ),
+    Route("DELETE", "/v1/attachments", "detach", "Detach a container", _KEY),
+    Route(
+        "POST", "/v1/expose", "expose", "Give the host an address", (("address", "string", False),)
+    ),
+    Route("POST", "/v1/hide", "hide", "Take the host's address away"),
+    Route("POST", "/v1/ipam/allocate", "ipam_allocate", "An address for a key", _KEY),
+    Route(
+        "POST",
+        "/v1/ipam/claim",
+        "ipam_claim",
+        "This address for a key",
+        (*_KEY, ("address", "string", True)),
+    ),
+    Route("POST", "/v1/ipam/free", "ipam_free", "Free a key's address", _KEY),
+    Route(
+        "POST",
+        "/v1/ipam/reclaim",
+        "ipam_reclaim",
+        "Take over the space of a peer that is gone for good",
+        (("peer", "string", True),),
+    ),
+    Route("POST", "/v1/stop", "stop", "Stop the daemon; pods keep their devices"),
+    Route(
+        "POST", "/v1/reset", "reset", "Hand the space over and stop", (("force", "boolean", False),)
+    ),
+)
+
+
+def openapi() -> dict[str, Any]:
+    """OpenAPI 3.1 of the table."""
+    error = {"$ref": "#/components/schemas/Error"}
+    paths: dict[str, Any] = {}
+    for route in ROUTES:
+        operation: dict[str, Any] = {
+            "operationId": route.handler,
+            "summary": route.summary,
+            "responses": {
+                "200": {"description": "fine"},
+                "default": {
+                    "description": "refused",
+                    "content": {"application/json": {"schema": error}},
+                },
+            },
+        }
+        if route.body:
+            schema = {
+                "type": "object",
+                "properties": {name: {"type": kind} for name, kind, _ in route.body},
+                "required": [name for name, _, required in route.body if required],
+                "additionalProperties": False,
+            }
+            operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "weaver", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": {
+                "Error": {
+                    "type": "object",
+                    "properties": {
+                        "error": {
+                            "type": "object",
+                            "properties": {
+                                "reason": {"type": "string"},
+                                "message": {"type": "string"},
+                            },
+                            "required": ["reason", "message"],
+                        }
+                    },
+                    "required": ["error"],
+                }
+            }
+        },
+    }

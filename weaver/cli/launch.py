@@ -1,0 +1,87 @@
+"""``weaver launch``: the daemon in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from ipam.address import AddressRange
+from mesh.connection.maker import Target
+from mesh.errors import OperatorError
+from weaver.config import Config, http_address
+from weaver.logs import set_up
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """Check the flags. Raises OperatorError."""
+    password = args.password or os.environ.get("WEAVER_PASSWORD")
+    if args.password_file and args.password:
+        raise OperatorError("--password and --password-file exclude each other", "bad-request")
+    return Config(
+        peers=tuple(Target.parse(text, args.port) for text in args.peers),
+        nickname=args.nickname or socket.gethostname(),
+        password_file=Path(args.password_file) if args.password_file else None,
+        password=None if args.password_file else password,
+        port=args.port,
+        sleeve_port=args.sleeve_port,
+        probe_port=args.probe_port,
+        http=args.http,
+        state_dir=Path(args.state_dir),
+        run_dir=Path(args.run_dir),
+        range=AddressRange.parse(args.range),
+        mtu=args.mtu,
+        conn_limit=args.conn_limit,
+        discovery=not args.no_discovery,
+        liveness_timeout=args.liveness_timeout,
+        init_peer_count=args.init_peer_count,
+        seed=args.seed,
+        observer=args.observer,
+        log_format=args.log_format,
+        log_level=args.log_level,
+    )
+
+
+def launch(args: argparse.Namespace) -> int:
+    try:
+        config = config_of(args)
+    except OperatorError as err:
+        print(f"weaver: {err} ({err.reason})", file=sys.stderr)
+        return 2
+    set_up(config.log_format, config.log_level)
+    try:
+        asyncio.run(_run(config))
+    except OperatorError as err:
+        print(f"weaver: {err} ({err.reason})", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(config: Config) -> None:
+    from weaver.api.server import ApiServer
+    from weaver.cni.server import CniServer
+    from weaver.daemon.daemon import Daemon
+    from weaver.daemon.facade import Facade
+
+    daemon = Daemon(config)
+    facade = Facade(daemon)
+    api = ApiServer(facade)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.stopping.set)
+    await daemon.start()
+    cni = CniServer(daemon.attacher, facade.not_ready)
+    loop.add_signal_handler(signal.SIGHUP, lambda: daemon.background(facade.reload(), "reload"))
+    try:
+        http = http_address(config.http) if config.http else None
+        await api.start(config.socket, http, config.state_dir / "api-token")
+        await cni.start(config.cni_socket)
+        await daemon.stopping.wait()
+    finally:
+        await cni.close()
+        await api.close()
+        await daemon.close()

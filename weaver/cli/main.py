@@ -1,0 +1,312 @@
+"""``weaver …``: the command line. A client of the daemon's API, but for launch and lab.
+
+Exit codes: 0 fine, 1 failed, 2 usage, 3 no daemon, 4 that part is off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from weaver import __version__
+from weaver.client import DEFAULT_SOCKET, Client, NoDaemonError, RefusedError
+
+FINE, FAILED, USAGE, NO_DAEMON, OFF = 0, 1, 2, 3, 4
+
+OFF_REASONS = {"not-attached", "worker-not-started", "not-found"}
+"""Refusals that mean: what you ask about is not there or switched off."""
+
+PARTS = ("peers", "connections", "targets", "ipam", "links", "routes")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its flags."""
+    top = argparse.ArgumentParser(
+        prog="weaver", description="A peer-to-peer mesh overlay router for containers."
+    )
+    top.add_argument("--version", action="version", version=f"weaver {__version__}")
+    top.add_argument(
+        "--socket", metavar="PATH", help=f"the daemon's socket (WEAVER_SOCKET, {DEFAULT_SOCKET})"
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _launch(commands)
+    for name, text in (
+        ("connect", "connect to peers, now and from now on"),
+        ("forget", "forget addresses of peers and close what came of them"),
+    ):
+        _command(commands, name, text).add_argument("peers", nargs="+", metavar="ADDRESS")
+    status = _reader(commands, "status", "show how things are")
+    status.add_argument("part", nargs="?", choices=PARTS, help="only this part")
+    attach = _reader(commands, "attach", "attach a network namespace to the mesh")
+    attach.add_argument("container")
+    attach.add_argument("netns", help="its path, such as /run/netns/web")
+    attach.add_argument("--interface", default="ethwe", help="its name inside (ethwe)")
+    attach.add_argument("--address", help="this address instead of the next free one")
+    attach.add_argument("--mac")
+    attach.add_argument("--mtu", type=int)
+    detach = _command(commands, "detach", "detach a container")
+    detach.add_argument("container")
+    detach.add_argument("--interface", help="only this one")
+    expose = _reader(commands, "expose", "give the host an address in the mesh")
+    expose.add_argument("--address")
+    _command(commands, "hide", "take the host's address away")
+    _reader(commands, "ps", "list attached containers")
+    _command(commands, "report", "print everything as JSON, for a bug report")
+    _command(commands, "reload", "read the password file again")
+    _command(commands, "stop", "stop the daemon; pods keep their devices")
+    reset = _command(commands, "reset", "hand the address space over and remove every trace")
+    reset.add_argument("--force", action="store_true", help="also when nobody takes the space over")
+    reset.add_argument("--state-dir", default="/var/lib/weaver")
+    _ipam(commands)
+    setup = _command(commands, "setup-cni", "install the CNI plugins and a configuration")
+    setup.add_argument("--dir", default="/opt/cni/bin", help="of the plugins (/opt/cni/bin)")
+    setup.add_argument("--conf-dir", default="/etc/cni/net.d", help="of the configuration")
+    setup.add_argument("--cni-socket", default="/run/weaver/cni.sock")
+    setup.add_argument("--remove", action="store_true")
+    _reader(commands, "version", "show the versions of this command and the daemon")
+    commands.add_parser("lab", help="whole meshes on one machine", add_help=False)
+    return top
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:  # noqa: ANN401
+    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    return made
+
+
+def _reader(commands: Any, name: str, text: str) -> argparse.ArgumentParser:  # noqa: ANN401
+    made = _command(commands, name, text)
+    made.add_argument("--json", action="store_true", help="as JSON")
+    return made
+
+
+def _launch(commands: Any) -> None:  # noqa: ANN401
+    launch = _command(commands, "launch", "run the daemon in the foreground")
+    launch.add_argument("peers", nargs="*", metavar="PEER", help="addresses of other peers")
+    launch.add_argument("--nickname", help="what people call this host (its host name)")
+    launch.add_argument("--password-file", metavar="FILE", help="lines of [id:]password")
+    launch.add_argument("--password", help="visible to every user of this host: prefer the file")
+    launch.add_argument("--port", type=int, default=6783, help="control, TCP (6783)")
+    launch.add_argument("--sleeve-port", type=int, default=6783, help="frames, UDP (6783)")
+    launch.add_argument("--probe-port", type=int, default=6786, help="liveness, UDP (6786)")
+    launch.add_argument("--http", default="127.0.0.1:6784", help="empty: only the socket")
+    launch.add_argument("--state-dir", default="/var/lib/weaver")
+    launch.add_argument("--run-dir", default="/run/weaver", help="of the sockets")
+    launch.add_argument("--range", default="10.32.0.0/12", help="addresses of pods")
+    launch.add_argument("--mtu", type=int, default=1420, help="of pods (1420)")
+    launch.add_argument("--conn-limit", type=int, default=200)
+    launch.add_argument("--no-discovery", action="store_true", help="connect only to PEERs")
+    launch.add_argument("--liveness-timeout", type=float, default=5.0, help="seconds (5)")
+    launch.add_argument("--init-peer-count", type=int, help="peers that elect the first ring")
+    launch.add_argument("--seed", action="store_true", help="own the whole range, ask nobody")
+    launch.add_argument("--observer", action="store_true", help="never elect, only ask for space")
+    launch.add_argument("--log-format", choices=("text", "json"), default="text")
+    launch.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info"
+    )
+
+
+def _ipam(commands: Any) -> None:  # noqa: ANN401
+    ipam = _command(commands, "ipam", "addresses: list, ring, allocate, claim, free, reclaim")
+    verbs = ipam.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _reader(verbs, "status", "the range and everybody's share")
+    _reader(verbs, "list", "addresses in use on this host")
+    _reader(verbs, "ring", "who owns which slice of the range")
+    for name, text in (
+        ("allocate", "an address for a container"),
+        ("claim", "this address for a container"),
+        ("free", "give a container's address back"),
+    ):
+        verb = _reader(verbs, name, text)
+        verb.add_argument("container")
+        if name == "claim":
+            verb.add_argument("address")
+        verb.add_argument("--interface", default="ethwe")
+    reclaim = _reader(verbs, "reclaim", "take over the space of a peer that is gone for good")
+    reclaim.add_argument("peer", help="its name or nickname")
+
+
+# ---- what they do
+
+
+def _print(args: argparse.Namespace, value: Any, text: Callable[[Any], str]) -> int:  # noqa: ANN401
+    if getattr(args, "json", False):
+        print(json.dumps(value, indent=2))
+    else:
+        sys.stdout.write(text(value))
+    return FINE
+
+
+def _status(args: argparse.Namespace, client: Client) -> int:
+    from weaver import status as s
+
+    if args.part is None:
+        return _print(args, client.get("/v1/status"), s.status_text)
+    texts: dict[str, Callable[[Any], str]] = {
+        "peers": s.peers_text,
+        "connections": s.connections_text,
+        "targets": s.targets_text,
+        "ipam": s.ipam_text,
+        "links": s.links_text,
+        "routes": s.routes_text,
+    }
+    return _print(args, client.get(f"/v1/{args.part}"), texts[args.part])
+
+
+def _attach(args: argparse.Namespace, client: Client) -> int:
+    done = client.post(
+        "/v1/attachments",
+        container=args.container,
+        interface=args.interface,
+        netns=args.netns,
+        address=args.address,
+        mac=args.mac,
+        mtu=args.mtu,
+    )
+    return _print(args, done, lambda row: " ".join(row["addresses"]) + "\n")
+
+
+def _ipam_verb(args: argparse.Namespace, client: Client) -> int:
+    from weaver import status as s
+
+    match args.verb:
+        case "status":
+            return _print(args, client.get("/v1/ipam"), s.ipam_text)
+        case "list":
+            return _print(
+                args,
+                client.get("/v1/ipam/addresses"),
+                lambda rows: s.table(
+                    ("ADDRESS", "CONTAINER", "INTERFACE"),
+                    [(r["address"], r["container"], r["interface"]) for r in rows],
+                ),
+            )
+        case "ring":
+            return _print(
+                args,
+                client.get("/v1/ipam/ring"),
+                lambda rows: s.table(
+                    ("START", "END", "SIZE", "OWNER", "VERSION"),
+                    [(r["start"], r["end"], r["size"], r["nickname"], r["version"]) for r in rows],
+                ),
+            )
+        case "reclaim":
+            done = client.post("/v1/ipam/reclaim", peer=args.peer)
+            return _print(args, done, lambda d: f"took over {d['peer']}: {d['owned']} owned now\n")
+        case verb:
+            body = {"container": args.container, "interface": args.interface}
+            if verb == "claim":
+                body["address"] = args.address
+            done = client.post(f"/v1/ipam/{verb}", **body)
+            return _print(args, done, lambda d: f"{d['address'] or 'none'}\n")
+
+
+def _reset(args: argparse.Namespace, client: Client) -> int:
+    from weaver.cli.reset import reset
+
+    return reset(args, client)
+
+
+def _version(args: argparse.Namespace, client: Client) -> int:
+    value = {"client": __version__, "daemon": None}
+    try:
+        value["daemon"] = client.get("/v1/version")["version"]
+    except NoDaemonError:
+        value["daemon"] = None
+    return _print(
+        args, value, lambda v: f"client {v['client']}\ndaemon {v['daemon'] or 'not running'}\n"
+    )
+
+
+def _simple(path: str, said: str) -> Callable[[argparse.Namespace, Client], int]:
+    def run_it(_: argparse.Namespace, client: Client) -> int:
+        client.post(path)
+        print(said)
+        return FINE
+
+    return run_it
+
+
+def _peers(path: str) -> Callable[[argparse.Namespace, Client], int]:
+    def run_it(args: argparse.Namespace, client: Client) -> int:
+        client.post(path, peers=args.peers)
+        return FINE
+
+    return run_it
+
+
+def _detach(args: argparse.Namespace, client: Client) -> int:
+    client.delete("/v1/attachments", container=args.container, interface=args.interface)
+    return FINE
+
+
+def _expose(args: argparse.Namespace, client: Client) -> int:
+    done = client.post("/v1/expose", address=args.address)
+    return _print(args, done, lambda d: f"{d['address']}\n")
+
+
+def _ps(args: argparse.Namespace, client: Client) -> int:
+    from weaver.status import attachments_text
+
+    return _print(args, client.get("/v1/attachments"), attachments_text)
+
+
+def _report(_: argparse.Namespace, client: Client) -> int:
+    print(json.dumps(client.get("/v1/report"), indent=2))
+    return FINE
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, Client], int]] = {
+    "connect": _peers("/v1/connect"),
+    "forget": _peers("/v1/forget"),
+    "status": _status,
+    "attach": _attach,
+    "detach": _detach,
+    "expose": _expose,
+    "hide": _simple("/v1/hide", "hidden"),
+    "ps": _ps,
+    "report": _report,
+    "reload": _simple("/v1/passwords/reload", "password file read"),
+    "stop": _simple("/v1/stop", "stopping"),
+    "reset": _reset,
+    "ipam": _ipam_verb,
+    "version": _version,
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; its exit code."""
+    if argv[:1] == ["lab"]:
+        from weaver.lab.commands import main as lab_main
+
+        return lab_main(list(argv[1:]))
+    args = parser().parse_args(argv)
+    if args.command == "launch":
+        from weaver.cli.launch import launch
+
+        return launch(args)
+    if args.command == "setup-cni":
+        from weaver.cli.setup_cni import setup_cni
+
+        return setup_cni(args)
+    try:
+        return COMMANDS[args.command](args, Client(args.socket))
+    except NoDaemonError as err:
+        print(f"weaver: {err}", file=sys.stderr)
+        return NO_DAEMON
+    except RefusedError as err:
+        print(f"weaver: {err} ({err.reason})", file=sys.stderr)
+        return OFF if err.reason in OFF_REASONS else FAILED
+
+
+def run() -> None:
+    """The console script."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        sys.exit(130)

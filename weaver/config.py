@@ -1,0 +1,76 @@
+"""What a daemon is started with, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ipam.address import AddressRange
+from mesh.connection.maker import Target
+from mesh.errors import OperatorError
+
+DEFAULT_RANGE = "10.32.0.0/12"
+DEFAULT_MTU = 1420
+"""Octets of IP packet that pods use: a record of one fits any underlay, and the kernel paths to
+come (VXLAN inside WireGuard on 1,500) fit it as well."""
+
+MIN_MTU, MAX_MTU = 576, 65000
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Launch options. Ports are numbers, paths are this host's."""
+
+    peers: tuple[Target, ...] = ()
+    nickname: str = "weaver"
+    password_file: Path | None = None
+    password: str | None = None
+    port: int = 6783
+    sleeve_port: int = 6783
+    probe_port: int = 6786
+    http: str = "127.0.0.1:6784"
+    state_dir: Path = Path("/var/lib/weaver")
+    run_dir: Path = Path("/run/weaver")
+    range: AddressRange = field(default_factory=lambda: AddressRange.parse(DEFAULT_RANGE))
+    mtu: int = DEFAULT_MTU
+    conn_limit: int = 200
+    discovery: bool = True
+    liveness_timeout: float = 5.0
+    init_peer_count: int | None = None
+    seed: bool = False
+    observer: bool = False
+    log_format: str = "text"
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        if not MIN_MTU <= self.mtu <= MAX_MTU:
+            raise OperatorError(f"--mtu is {MIN_MTU} to {MAX_MTU}, not {self.mtu}", "bad-mtu")
+        for port in (self.port, self.sleeve_port, self.probe_port):
+            if not 0 < port < 65536:
+                raise OperatorError(f"not a port: {port}", "bad-port")
+        if not 1 <= self.conn_limit <= 4096:
+            raise OperatorError("--conn-limit is 1 to 4096", "bad-limit")
+        if not 1.0 <= self.liveness_timeout <= 300.0:
+            raise OperatorError("--liveness-timeout is 1 to 300 seconds", "bad-timeout")
+        if self.init_peer_count is not None and not 1 <= self.init_peer_count <= 4096:
+            raise OperatorError("--init-peer-count is 1 to 4096", "bad-count")
+        if not 0 < len(self.nickname.encode()) <= 255 or not self.nickname.isprintable():
+            raise OperatorError("--nickname is 1 to 255 printable octets", "bad-nickname")
+        if self.seed and self.observer:
+            raise OperatorError("--seed and --observer exclude each other", "bad-request")
+        if self.http:
+            http_address(self.http)
+
+    @property
+    def socket(self) -> Path:
+        return self.run_dir / "weaver.sock"
+
+    @property
+    def cni_socket(self) -> Path:
+        return self.run_dir / "cni.sock"
+
+
+def http_address(text: str) -> tuple[str, int]:
+    """Host and port of ``--http``. Raises OperatorError."""
+    target = Target.parse(text, 6784)
+    return target.host, target.port

@@ -1,0 +1,283 @@
+"""The daemon: everything composed, started in order, stopped in order.
+
+state, identity, passwords ─> store ─> allocator ─┐
+TAP, UDP ─> worker ─┐                              ├─> API, CNI socket ─> ready
+router ─> mesh driver ─ devices (helper process) ─┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+from random import SystemRandom
+from typing import Any
+
+from ipam.allocator import Allocator
+from ipam.drivers.service import IpamService
+from ipam.drivers.store import SqliteStore
+from ipam.election import CHANNEL as ELECTION
+from ipam.ring import CHANNEL as RING
+from mesh.crypto.password import DEFAULT_ID, PasswordRing, parse_password_file
+from mesh.drivers.clock import LoopClock
+from mesh.drivers.identity_file import load_identity
+from mesh.drivers.kem import SystemKem
+from mesh.drivers.mesh import MeshDriver
+from mesh.drivers.tap import open_tap, open_udp
+from mesh.drivers.tasks import Supervisor
+from mesh.drivers.worker import WorkerProcess
+from mesh.errors import OperatorError
+from mesh.names import PeerName, PeerUID
+from mesh.router.events import (
+    ChannelChanged,
+    CloneSuspected,
+    ConnectionDown,
+    ConnectionUp,
+    LinkChanged,
+    PeerGone,
+    PeersChanged,
+    Quarantined,
+    RouterEvent,
+    UnicastReceived,
+)
+from mesh.router.hub import RouterConfig
+from mesh.router.router import Router
+from mesh.wire.worker import GetCounters, ToWorker
+from weaver import __version__
+from weaver.config import Config
+from weaver.daemon.attach import BRIDGE, Attacher, AttachmentStore
+from weaver.daemon.events import EventLog
+from weaver.daemon.network import Network
+from weaver.daemon.state import StateDir
+
+log = logging.getLogger(__name__)
+
+TAP = "weave-sleeve"
+COUNTERS_INTERVAL = 2.0
+HANDOVER_TIMEOUT = 10.0
+
+
+class Daemon:
+    """One peer. ``run`` returns when it was asked to stop."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.events = EventLog()
+        self.stopping = asyncio.Event()
+        self.ready = False
+        self._supervisor = Supervisor()
+        self._loop = asyncio.get_running_loop()
+        self.clock = LoopClock(self._loop)
+        self.started_at = self.clock.now()
+        self._tap: int | None = None
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Raises OperatorError when anything the daemon stands on cannot be had."""
+        config = self.config
+        self.state = StateDir(config.state_dir)
+        self.identity = load_identity(config.state_dir / "identity")
+        self.rng = SystemRandom()
+        self._open_devices()
+        self.network = Network()
+        self.router = self._make_router()
+        self._make_ipam()
+        self.mesh = MeshDriver(
+            self.router,
+            self.clock,
+            self.state,
+            on_event=self._on_event,
+            tell_worker=self._tell_worker,
+        )
+        assert self._tap is not None
+        self.worker = WorkerProcess(
+            self._tap,
+            self._udp.fileno(),
+            on_message=self.mesh.worker_said,
+            on_started=self.mesh.worker_started,
+            on_lost=self.mesh.worker_lost,
+        )
+        mac = self._bridge_mac()
+        await self.network.do("setup", bridge=BRIDGE, tap=TAP, mtu=config.mtu, mac=mac)
+        self.attachments = AttachmentStore(config.state_dir / "attachments.db")
+        self.attacher = Attacher(
+            self.ipam, self.network, self.attachments, config.range, config.mtu
+        )
+        try:
+            await self.mesh.start()
+        except OSError as err:
+            raise OperatorError(
+                f"port {config.port} or {config.probe_port}: {err.strerror}", "port-taken"
+            ) from err
+        self.worker.start()
+        await self.attacher.reconcile(self.state.get("exposed"))
+        if config.seed and not self.ipam.allocator.ring.is_seeded:
+            await self.ipam.seed(())
+        self._supervisor.spawn(self._watch_counters(), "worker counters")
+        self.ready = True
+        log.info("ready", extra={"peer": self.identity.name, "nickname": config.nickname})
+
+    async def close(self) -> None:
+        """Stop; pods keep their devices, and the next start takes them up again."""
+        self.ready = False
+        await self._supervisor.close()
+        await self.mesh.close()
+        await self.worker.close()
+        self.ipam.close()
+        await self.network.close()
+        self._store.close()
+        self.attachments.close()
+        if self._tap is not None:
+            os.close(self._tap)
+        self._udp.close()
+        self.state.close()
+
+    def _open_devices(self) -> None:
+        config = self.config
+        try:
+            self._tap = open_tap(TAP)
+        except OSError as err:
+            raise OperatorError(
+                f"cannot make the TAP device {TAP}: {err.strerror}", "tap-unavailable"
+            ) from err
+        try:
+            self._udp = open_udp(config.sleeve_port)
+        except OSError as err:
+            raise OperatorError(f"UDP {config.sleeve_port}: {err.strerror}", "port-taken") from err
+
+    def _make_router(self) -> Router:
+        config = self.config
+        targets = tuple(dict.fromkeys((*config.peers, *self.state.targets)))
+        return Router(
+            RouterConfig(
+                nickname=config.nickname,
+                port=config.port,
+                probe_port=config.probe_port,
+                sleeve_port=config.sleeve_port,
+                mtu=config.mtu,
+                limit=config.conn_limit,
+                discovery=config.discovery,
+                liveness_timeout=config.liveness_timeout,
+                short_id=self.state.short_id,
+                targets=targets,
+                program=f"weaver {__version__}",
+            ),
+            identity=self.identity,
+            uid=PeerUID(self.rng.getrandbits(64)),
+            passwords=self.passwords(),
+            kem=SystemKem(),
+            entropy=os.urandom,
+            rng=self.rng,
+        )
+
+    def _make_ipam(self) -> None:
+        config = self.config
+        self._store = SqliteStore(
+            config.state_dir / "ipam.db", str(self.identity.name), str(config.range)
+        )
+        electors = config.init_peer_count or 1 + len(set(config.peers))
+        allocator = Allocator(
+            self.identity,
+            config.range,
+            self.rng,
+            entropy_id=os.urandom(16),
+            electors=electors,
+            observer=config.observer,
+            stored=self._store.load(),
+        )
+        self.ipam = IpamService(
+            allocator,
+            self._store,
+            self.clock,
+            send=lambda peer, payload: self.mesh.unicast(peer, RING, payload),
+            publish=self._publish,
+        )
+        self.router.register(allocator.ring)
+        self.router.register(allocator.election)
+
+    def passwords(self) -> PasswordRing:
+        """The ring of passwords as the configuration has it now. Takes a while (Argon2id)."""
+        config = self.config
+        if config.password_file is not None:
+            try:
+                text = config.password_file.read_text()
+            except (OSError, UnicodeDecodeError) as err:
+                raise OperatorError(
+                    f"cannot read {config.password_file}: {err}", "password-file-unreadable"
+                ) from err
+            return PasswordRing.derive(parse_password_file(text))
+        if config.password is not None:
+            return PasswordRing.derive([(DEFAULT_ID, config.password)])
+        return PasswordRing(())
+
+    def _bridge_mac(self) -> str:
+        """A locally administered address of our own, so that the bridge's never changes."""
+        octets = bytearray(self.identity.name.octets[:6])
+        octets[0] = octets[0] & 0xFC | 0x02
+        return bytes(octets).hex(":")
+
+    # The mesh, its worker and the allocator need each other: these bind them late.
+
+    def _tell_worker(self, message: ToWorker) -> None:
+        self.worker.send(message)
+
+    def _publish(self, channel: str, keys: tuple[bytes, ...]) -> None:
+        self.mesh.publish(channel, keys)
+
+    # ---- events
+
+    def _on_event(self, event: RouterEvent) -> None:
+        match event:
+            case UnicastReceived(src, channel, payload):
+                if channel == RING:
+                    self.ipam.received(src, payload)
+            case ChannelChanged(channel, _):
+                if channel in (RING, ELECTION):
+                    self.ipam.channel_changed(channel)
+            case PeersChanged(reachable):
+                self.ipam.peers_changed({p: self.nickname(p) for p in reachable})
+                self._note("peers changed", reachable=len(reachable))
+            case ConnectionUp(peer, nickname, remote, outbound):
+                self._note(
+                    "connection established",
+                    peer=peer,
+                    nickname=nickname,
+                    remote=remote,
+                    outbound=outbound,
+                )
+            case ConnectionDown(peer, remote, reason, by_peer, established):
+                phrase = "connection ended" if established else "connection refused"
+                self._note(phrase, peer=peer, remote=remote, reason=reason, by_peer=by_peer)
+            case LinkChanged(peer, up, reason):
+                self._note("link up" if up else "link down", peer=peer, reason=reason)
+            case Quarantined(channel, key, reason, source):
+                self._note(
+                    "gossip refused", channel=channel, key=key.hex(), reason=reason, peer=source
+                )
+            case PeerGone(peer):
+                self._note("peer forgotten", peer=peer)
+            case CloneSuspected():
+                self._note("identity is in use elsewhere", reason="cloned-identity")
+
+    def _note(self, phrase: str, **fields: object) -> None:
+        log.info(phrase, extra=fields)
+        self.events.add(phrase, {key: _plain(value) for key, value in fields.items()})
+
+    def nickname(self, peer: PeerName) -> str:
+        record = self.router.topology.records.get(peer)
+        return record.nickname if record is not None else str(peer)
+
+    def background(self, work: Coroutine[Any, Any, object], name: str) -> None:
+        """Run something beside everything else; its failure is logged."""
+        self._supervisor.spawn(work, name)
+
+    async def _watch_counters(self) -> None:
+        while True:
+            await asyncio.sleep(COUNTERS_INTERVAL)
+            self.worker.send(GetCounters())
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

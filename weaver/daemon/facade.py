@@ -1,0 +1,267 @@
+"""All that the API may ask of a daemon, as plain JSON values. Raises OperatorError."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+from ipam.address import Address
+from ipam.effects import AllocationKey
+from mesh.connection.maker import DEFAULT_PORT, Target
+from mesh.errors import OperatorError
+from mesh.names import PeerName
+from weaver import __version__
+from weaver.daemon.attach import BRIDGE, Attachment, AttachRequest
+from weaver.daemon.daemon import HANDOVER_TIMEOUT, TAP, Daemon
+
+Json = Any
+
+
+class Facade:
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+
+    # ---- reading
+
+    def version(self) -> Json:
+        return {"version": __version__}
+
+    def status(self) -> Json:
+        daemon = self.daemon
+        status = asdict(daemon.router.status(daemon.clock.now()))
+        return {
+            "version": __version__,
+            "ready": self.not_ready() is None,
+            "not_ready": self.not_ready(),
+            "uptime": daemon.clock.now() - daemon.started_at,
+            **status,
+            "ipam": self.ipam(),
+            "attachments": self.attachments(),
+            "exposed": daemon.attacher.exposed,
+            "worker": {
+                "pid": daemon.worker.pid,
+                "restarts": daemon.worker.restarts,
+                "state": status["us"]["worker"],
+            },
+        }
+
+    def part(self, name: str) -> Json:
+        """One of peers, connections, targets, links, routes, channels."""
+        return asdict(self.daemon.router.status(self.daemon.clock.now()))[name]
+
+    def not_ready(self) -> str | None:
+        """Why pods cannot be attached now, or None."""
+        daemon = self.daemon
+        if not daemon.ready:
+            return "starting"
+        if daemon.ipam.fault is not None:
+            return daemon.ipam.fault
+        if not daemon.router.links.worker_up:
+            return daemon.router.links.worker_reason
+        return None
+
+    def ipam(self) -> Json:
+        allocator = self.daemon.ipam.allocator
+        ring, space = allocator.ring, allocator.space
+        shares = ring.shares()
+        return {
+            "range": str(allocator.range),
+            "cluster": None if ring.id is None else ring.id.cluster.hex(),
+            "seeded": ring.is_seeded,
+            "quorum": allocator.election.quorum,
+            "owned": space.size,
+            "used": len(allocator.allocations),
+            "free": space.free_count() if ring.is_seeded else 0,
+            "slices": len(ring.slices),
+            "gaps": [[allocator.range.text(a), allocator.range.text(b)] for a, b in ring.gaps()],
+            "pending": allocator.pending_count,
+            "fault": self.daemon.ipam.fault,
+            "shares": [
+                {
+                    "peer": str(peer),
+                    "nickname": self.daemon.nickname(peer),
+                    "addresses": share,
+                    "percent": round(100 * share / allocator.range.size, 3),
+                    "reachable": peer == allocator.us or peer in self.daemon.router.reachable,
+                }
+                for peer, share in sorted(shares.items())
+            ],
+            "conflicts": [
+                {
+                    "start": allocator.range.text(start),
+                    "reason": c.reason,
+                    "held": f"{c.held.owner} v{c.held.version}",
+                    "said": f"{c.said.owner} v{c.said.version}",
+                    "source": str(c.source),
+                }
+                for start, c in sorted(ring.conflicts.items())
+            ],
+            "lost": [
+                {
+                    "container": lost.key.container,
+                    "interface": lost.key.interface,
+                    "address": allocator.range.text(lost.address),
+                }
+                for lost in self.daemon.ipam.lost
+            ],
+        }
+
+    def ipam_list(self) -> Json:
+        allocator = self.daemon.ipam.allocator
+        return [
+            {
+                "address": allocator.range.text(address),
+                "container": key.container,
+                "interface": key.interface,
+            }
+            for key, address in sorted(allocator.allocations.items(), key=lambda row: row[1])
+        ]
+
+    def ipam_ring(self) -> Json:
+        allocator = self.daemon.ipam.allocator
+        return [
+            {
+                "start": allocator.range.text(s.start),
+                "end": allocator.range.text(s.end - 1),
+                "size": s.size,
+                "owner": str(s.owner),
+                "nickname": self.daemon.nickname(s.owner),
+                "version": s.version,
+                "takeover": s.takeover,
+            }
+            for _, s in sorted(allocator.ring.slices.items())
+        ]
+
+    def attachments(self) -> Json:
+        return [_attachment(row) for row in self.daemon.attacher.list()]
+
+    def report(self) -> Json:
+        """Everything there is to say, for a bug report; no secret is in it."""
+        return {
+            **self.status(),
+            "ipam_ring": self.ipam_ring(),
+            "ipam_list": self.ipam_list(),
+            "events": list(self.daemon.events.past),
+        }
+
+    # ---- orders
+
+    def connect(self, peers: list[str]) -> Json:
+        targets = self._targets(peers)
+        self.daemon.mesh.connect(targets)
+        return {"targets": [str(t) for t in targets]}
+
+    def forget(self, peers: list[str]) -> Json:
+        targets = self._targets(peers)
+        self.daemon.mesh.forget(targets)
+        return {"targets": [str(t) for t in targets]}
+
+    async def reload(self) -> Json:
+        ring = await asyncio.to_thread(self.daemon.passwords)
+        if bool(ring) != self.daemon.router.hub.encrypted:
+            raise OperatorError(
+                "to begin or cease to use a password needs a restart",
+                "password-needs-restart",
+            )
+        self.daemon.mesh.set_passwords(ring)
+        return {"passwords": list(ring.ids)}
+
+    async def attach(self, request: AttachRequest) -> Json:
+        self._usable()
+        return _attachment(await self.daemon.attacher.attach(request))
+
+    async def detach(self, container: str, ifname: str | None) -> Json:
+        count = await self.daemon.attacher.detach(container, ifname)
+        if not count:
+            raise OperatorError(f"{container} is not attached", "not-attached")
+        return {"detached": count}
+
+    async def expose(self, address: str | None) -> Json:
+        self._usable()
+        cidr = await self.daemon.attacher.expose(address)
+        self.daemon.state.set("exposed", cidr)
+        return {"address": cidr}
+
+    async def hide(self) -> Json:
+        was = await self.daemon.attacher.hide()
+        self.daemon.state.set("exposed", None)
+        return {"address": was}
+
+    async def ipam_allocate(self, container: str, interface: str) -> Json:
+        address = await self.daemon.ipam.allocate(AllocationKey(container, interface))
+        return self._address(address)
+
+    async def ipam_claim(self, container: str, interface: str, address: str) -> Json:
+        number = self.daemon.config.range.number(address)
+        key = AllocationKey(container, interface)
+        return self._address(await self.daemon.ipam.claim(key, number))
+
+    async def ipam_free(self, container: str, interface: str) -> Json:
+        address = await self.daemon.ipam.free(AllocationKey(container, interface))
+        return {"address": None if address is None else self.daemon.config.range.text(address)}
+
+    async def ipam_reclaim(self, peer: str) -> Json:
+        name = self._peer(peer)
+        await self.daemon.ipam.reclaim(name)
+        return {"peer": str(name), "owned": self.daemon.ipam.allocator.space.size}
+
+    def stop(self) -> Json:
+        self.daemon.stopping.set()
+        return {}
+
+    async def reset(self, force: bool) -> Json:
+        """Give our space to others, take every pod's interface down, then stop."""
+        daemon = self.daemon
+        for row in daemon.attacher.list():
+            await daemon.attacher.detach(row.container, row.ifname)
+        await daemon.attacher.hide()
+        daemon.ipam.leave()
+        try:
+            async with asyncio.timeout(HANDOVER_TIMEOUT):
+                await daemon.ipam.left.wait()
+        except TimeoutError as err:
+            if not force:
+                raise OperatorError(
+                    "nobody took our space over; --force gives it up", "handover-failed"
+                ) from err
+        await daemon.network.do("delete", names=[BRIDGE, TAP])
+        daemon.stopping.set()
+        handed = daemon.ipam.allocator.has_left
+        return {"handed_over": handed, "state_dir": str(daemon.config.state_dir)}
+
+    # ---- inside
+
+    def _usable(self) -> None:
+        if (reason := self.not_ready()) is not None:
+            raise OperatorError(f"not ready: {reason}", reason)
+
+    def _address(self, address: Address) -> Json:
+        return {"address": self.daemon.config.range.cidr(address)}
+
+    @staticmethod
+    def _targets(peers: list[str]) -> tuple[Target, ...]:
+        if not peers:
+            raise OperatorError("no address given", "bad-request")
+        return tuple(Target.parse(text, DEFAULT_PORT) for text in peers)
+
+    def _peer(self, text: str) -> PeerName:
+        """A peer by name or by its only holder's nickname."""
+        records = self.daemon.router.topology.records
+        named = [n for n, r in records.items() if r.nickname == text]
+        if len(named) == 1:
+            return named[0]
+        if len(named) > 1:
+            raise OperatorError(f"{len(named)} peers are called {text}", "ambiguous-nickname")
+        try:
+            return PeerName.parse(text)
+        except ValueError as err:
+            raise OperatorError(f"no peer is called {text}", "unknown-peer") from err
+
+
+def _attachment(row: Attachment) -> Json:
+    return {
+        **asdict(row),
+        "addresses": list(row.addresses),
+        "routes": [list(r) for r in row.routes],
+    }

@@ -1,0 +1,174 @@
+"""Status as text: tables made from the same JSON that ``--json`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns aligned by spaces; nothing but the head when there are no rows."""
+    cells = [[*head], *[["-" if c is None or c == "" else str(c) for c in row] for row in rows]]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def duration(seconds: float) -> str:
+    """An age as people say it: 5s, 3m12s, 2h05m, 4d3h."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600}h"
+
+
+def _milliseconds(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds * 1000:.1f}ms"
+
+
+def peers_text(peers: Sequence[Json]) -> str:
+    rows = [
+        (
+            p["name"],
+            p["nickname"],
+            p["short_id"],
+            "yes" if p["reachable"] else "no",
+            len(p["connections"]),
+            p["program"],
+        )
+        for p in peers
+    ]
+    return table(("PEER", "NICKNAME", "SHORT", "REACHABLE", "CONNECTIONS", "PROGRAM"), rows)
+
+
+def connections_text(connections: Sequence[Json]) -> str:
+    rows = [
+        (
+            c["remote"],
+            "out" if c["outbound"] else "in",
+            c["state"],
+            c["nickname"] or c["peer"],
+            _milliseconds(c["rtt"]),
+            duration(c["age"]),
+            c["reason"],
+            c["explanation"],
+        )
+        for c in connections
+    ]
+    head = ("REMOTE", "DIR", "STATE", "PEER", "RTT", "AGE", "REASON", "")
+    return table(head, [(*r[:7], r[7] or " ") for r in rows])
+
+
+def targets_text(targets: Sequence[Json]) -> str:
+    rows = [
+        (
+            t["target"],
+            t["state"],
+            t["origin"],
+            t["tries"],
+            None if t["next_attempt_in"] is None else duration(t["next_attempt_in"]),
+            t["last_error"],
+        )
+        for t in targets
+    ]
+    return table(("TARGET", "STATE", "ORIGIN", "TRIES", "NEXT", "LAST ERROR"), rows)
+
+
+def links_text(links: Sequence[Json]) -> str:
+    rows = [
+        (
+            link["nickname"] or link["peer"],
+            link["overlay"],
+            link["state"],
+            link["reason"],
+            link["hops"],
+            _milliseconds(link["rtt"]),
+            link["segment"],
+            link["endpoint"],
+            None if link["key_age"] is None else duration(link["key_age"]),
+        )
+        for link in links
+    ]
+    head = ("PEER", "OVERLAY", "STATE", "REASON", "HOPS", "RTT", "SEGMENT", "ENDPOINT", "KEY AGE")
+    return table(head, rows)
+
+
+def routes_text(routes: Sequence[Json]) -> str:
+    rows = [
+        (r["nickname"] or r["peer"], r["next_hop"], r["hops"], f"{r['cost_us']}us", r["mtu"])
+        for r in routes
+    ]
+    return table(("PEER", "NEXT HOP", "HOPS", "COST", "SEGMENT"), rows)
+
+
+def ipam_text(ipam: Json) -> str:
+    lines = [
+        f"range     {ipam['range']}",
+        f"cluster   {ipam['cluster'] or 'none yet: the first need of an address elects it'}",
+        f"here      {ipam['used']} used, {ipam['free']} free of {ipam['owned']} owned",
+    ]
+    if ipam["fault"]:
+        lines.append(f"FAULT     {ipam['fault']}")
+    lines += [f"CONFLICT  {c['start']}: {c['reason']} ({c['source']})" for c in ipam["conflicts"]]
+    lines += [f"LOST      {x['address']} of {x['container']}" for x in ipam["lost"]]
+    rows = [
+        (
+            s["nickname"],
+            s["addresses"],
+            f"{s['percent']:.1f}%",
+            "yes" if s["reachable"] else "no",
+        )
+        for s in ipam["shares"]
+    ]
+    shares = table(("PEER", "OWNS", "SHARE", "REACHABLE"), rows)
+    return "\n".join(lines) + "\n\n" + shares
+
+
+def attachments_text(attachments: Sequence[Json]) -> str:
+    rows = [
+        (a["container"], a["ifname"], " ".join(a["addresses"]), a["mac"], a["host"], a["netns"])
+        for a in attachments
+    ]
+    return table(("CONTAINER", "INTERFACE", "ADDRESS", "MAC", "HOST END", "NAMESPACE"), rows)
+
+
+def status_text(status: Json) -> str:
+    """The whole page."""
+    us, links = status["us"], status["links"]
+    states = [link["state"] for link in links]
+    up = [c for c in status["connections"] if c["state"] == "established"]
+    sealed = "sealed end to end" if us["encrypted"] else "NOT ENCRYPTED (no password)"
+    lines = [
+        f"weaver {status['version']}  {us['nickname']}  {us['name']}"
+        f"  up {duration(status['uptime'])}",
+        f"state        {'ready' if status['ready'] else 'NOT READY: ' + status['not_ready']}",
+        f"data plane   {sealed}, pods' MTU {us['mtu']}, worker {us['worker']}",
+        f"connections  {len(up)} established",
+        f"links        {states.count('direct')} direct, {states.count('relayed')} relayed,"
+        f" {states.count('down')} down",
+        f"addresses    {status['ipam']['used']} used, {status['ipam']['free']} free here,"
+        f" range {status['ipam']['range']}",
+        f"pods         {len(status['attachments'])} attached",
+    ]
+    if us["clone_suspected"]:
+        lines.append("WARNING      another host uses our identity (cloned-identity)")
+    if status["exposed"]:
+        lines.append(f"host         {status['exposed']} on the bridge")
+    page = "\n".join(lines) + "\n"
+    for title, text in (
+        ("peers", peers_text(status["peers"])),
+        ("connections", connections_text(status["connections"])),
+        ("links", links_text(links)),
+        ("ipam", ipam_text(status["ipam"])),
+    ):
+        page += f"\n== {title}\n{text}"
+    return page
