@@ -9,26 +9,15 @@ from __future__ import annotations
 
 from struct import Struct
 
-ETHERNET = 14
-IPV4, IPV6, VLAN = 0x0800, 0x86DD, 0x8100
+from mesh.link.checksum import checksum
+from mesh.link.frames import link_size
+
+IPV4, IPV6 = 0x0800, 0x86DD
 ICMP, ICMPV6 = 1, 58
 _WORD = Struct("!H")
 MIN_MTU_V4, MIN_MTU_V6 = 68, 1280
-QUOTE_V4 = 28
-"""Octets of the packet that are quoted: an IPv4 header and 8 octets (RFC 792)."""
-
 QUOTE_V6 = 1232
 """As much as fits the minimum MTU (RFC 4443)."""
-
-
-def checksum(data: bytes) -> int:
-    """The Internet checksum, RFC 1071."""
-    if len(data) % 2:
-        data += b"\0"
-    total = sum(int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def too_big(frame: bytes, mtu: int) -> bytes | None:
@@ -37,18 +26,19 @@ def too_big(frame: bytes, mtu: int) -> bytes | None:
     Nothing is said to packets without DF, to fragments behind the first, to group addresses, and
     to ICMP errors (RFC 1122 section 3.2.2).
     """
-    if len(frame) < ETHERNET + 20 or frame[0] & 1:
+    link = link_size(frame)
+    if len(frame) < link + 20 or frame[0] & 1:
         return None
-    kind = _WORD.unpack_from(frame, 12)[0]
+    kind = _WORD.unpack_from(frame, link - 2)[0]
     if kind == IPV4:
-        body = _frag_needed(frame[ETHERNET:], max(mtu, MIN_MTU_V4))
+        body = _frag_needed(frame[link:], max(mtu, MIN_MTU_V4))
     elif kind == IPV6:
-        body = _packet_too_big(frame[ETHERNET:], max(mtu, MIN_MTU_V6))
+        body = _packet_too_big(frame[link:], max(mtu, MIN_MTU_V6))
     else:
         return None
     if body is None:
         return None
-    return frame[6:12] + frame[0:6] + frame[12:14] + body
+    return frame[6:12] + frame[0:6] + frame[12:link] + body
 
 
 def _frag_needed(packet: bytes, mtu: int) -> bytes | None:
@@ -86,9 +76,10 @@ def _packet_too_big(packet: bytes, mtu: int) -> bytes | None:
 
 def fragments(frame: bytes, mtu: int) -> list[bytes]:
     """An IPv4 frame without DF in pieces that fit ``mtu`` (RFC 791 section 3.2); else nothing."""
-    if len(frame) < ETHERNET + 20 or _WORD.unpack_from(frame, 12)[0] != IPV4:
+    link = link_size(frame)
+    if len(frame) < link + 20 or _WORD.unpack_from(frame, link - 2)[0] != IPV4:
         return []
-    packet = frame[ETHERNET:]
+    packet = frame[link:]
     header = (packet[0] & 15) * 4
     length = _WORD.unpack_from(packet, 2)[0]
     flags = _WORD.unpack_from(packet, 6)[0]
@@ -108,5 +99,5 @@ def fragments(frame: bytes, mtu: int) -> list[bytes]:
         head[6:8] = _WORD.pack((first + at // 8) | (more if last else 0x2000))
         head[10:12] = b"\0\0"
         head[10:12] = _WORD.pack(checksum(bytes(head)))
-        out.append(frame[:ETHERNET] + bytes(head) + piece)
+        out.append(frame[:link] + bytes(head) + piece)
     return out

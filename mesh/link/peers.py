@@ -2,9 +2,9 @@
 
 Who drives it: the sleeve worker, by the daemon's messages (``mesh.wire.worker``).
 
-Invariants: an (epoch, key) is installed at most once in a worker's life, and each sending epoch
-counts its records from one: no nonce can come twice. Whatever names a short ID that was dropped
-is gone with it.
+Invariants: no key seals two records under one number, whatever is installed how often: every
+sending epoch begins to count above all numbers this worker has used for retired ones. Whatever
+names a short ID that was dropped is gone with it, but for the trees, which name origins only.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mesh.link.drops import Drop
 from mesh.link.macs import MacTable
+from mesh.link.recordsize import RecordSize
 from mesh.link.replay import ReplayWindow
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire import worker as w
 from mesh.wire.sleeve import PREFIX
+
+MAX_EPOCHS = 8
+"""Epochs held for one peer: the active one, the next, the last, and some that were given up."""
 
 
 @dataclass(slots=True)
@@ -34,27 +38,41 @@ class TxEpoch:
     """``seq`` is the number of the last record sealed under this key."""
 
     epoch: int
+    key: bytes
     aead: AESGCM
     tag: int
-    seq: int = 0
+    seq: int
 
 
 @dataclass(slots=True)
 class Peer:
+    """``rx_whole`` and ``rx_lost`` count records since the last report to this peer."""
+
     short_id: ShortID
     name: PeerName
     mtu: int
     rx: dict[int, RxEpoch] = field(default_factory=dict)
     tx: dict[int, TxEpoch] = field(default_factory=dict)
     active: TxEpoch | None = None
+    size: RecordSize = field(default_factory=RecordSize)
     plain_seq: int = 0
     tx_octets: int = 0
     rx_octets: int = 0
+    rx_whole: int = 0
+    rx_lost: int = 0
 
 
 @dataclass(slots=True)
 class Neighbour:
     endpoint: Endpoint
+    segment: int
+
+
+@dataclass(slots=True)
+class Route:
+    """``via`` is the neighbour to hand datagrams to, ``segment`` what the whole path carries."""
+
+    via: ShortID
     segment: int
 
 
@@ -67,11 +85,12 @@ class Peers:
         self.encrypted = True
         self.peers: dict[ShortID, Peer] = {}
         self.neighbours: dict[ShortID, Neighbour] = {}
-        self.routes: dict[ShortID, tuple[ShortID, int]] = {}
+        self.routes: dict[ShortID, Route] = {}
         self.trees: dict[ShortID, tuple[ShortID, ...]] = {}
         self.macs = MacTable()
         self.drops: Counter[str] = Counter()
-        self._installed: set[bytes] = set()
+        self._used = 0
+        """The highest number a retired sending epoch came to."""
 
     def apply(self, message: w.ToWorker) -> w.FromWorker | None:
         """Do as the daemon says; the answer, where one is due."""
@@ -87,7 +106,7 @@ class Peers:
             case w.DropNeighbour(short_id):
                 self.neighbours.pop(short_id, None)
             case w.SetRoute(short_id, next_hop, segment):
-                self.routes[short_id] = (next_hop, segment)
+                self.routes[short_id] = Route(next_hop, segment)
             case w.DropRoute(short_id):
                 self.routes.pop(short_id, None)
             case w.SetTree(origin, children):
@@ -99,8 +118,7 @@ class Peers:
                     peer.active = peer.tx[epoch]
             case w.RetireEpoch(short_id, epoch):
                 if (peer := self.peers.get(short_id)) is not None:
-                    peer.rx.pop(epoch, None)
-                    peer.tx.pop(epoch, None)
+                    self._retire(peer, epoch)
             case _:
                 return None
         return None
@@ -115,9 +133,11 @@ class Peers:
     def path(self, short_id: ShortID) -> tuple[ShortID, Neighbour, int] | None:
         """(next hop, its address, octets a datagram) towards a peer."""
         route = self.routes.get(short_id)
-        if route is None or (via := self.neighbours.get(route[0])) is None:
+        if route is None or (via := self.neighbours.get(route.via)) is None:
             return None
-        return route[0], via, min(route[1], via.segment) if route[0] != short_id else via.segment
+        if route.via == short_id:
+            return short_id, via, via.segment
+        return route.via, via, min(route.segment, via.segment)
 
     def drop(self, reason: Drop, count: int = 1) -> None:
         self.drops[reason.value] += count
@@ -131,17 +151,31 @@ class Peers:
         self.peers[short_id] = Peer(short_id, name, mtu)
 
     def _drop_peer(self, short_id: ShortID) -> None:
-        self.peers.pop(short_id, None)
+        peer = self.peers.pop(short_id, None)
+        if peer is not None:
+            for epoch in list(peer.tx):
+                self._retire(peer, epoch)
         self.neighbours.pop(short_id, None)
         self.routes.pop(short_id, None)
-        self.trees.pop(short_id, None)
         self.macs.forget_place(short_id)
 
     def _install(self, message: w.InstallEpoch) -> w.FromWorker | None:
+        """Take keys that are new to us; those we hold stay as they are, counters and all."""
         peer = self.peers.get(message.short_id)
-        if peer is None or message.tx_key in self._installed:
+        if peer is None or any(tx.key == message.tx_key for tx in peer.tx.values()):
             return None
-        self._installed.add(message.tx_key)
-        peer.rx[message.epoch] = RxEpoch(AESGCM(message.rx_key), message.rx_tag)
-        peer.tx[message.epoch] = TxEpoch(message.epoch, AESGCM(message.tx_key), message.tx_tag)
-        return w.EpochInstalled(message.short_id, message.epoch)
+        self._retire(peer, message.epoch)
+        while len(peer.tx) >= MAX_EPOCHS:
+            self._retire(peer, next(e for e, tx in peer.tx.items() if tx is not peer.active))
+        epoch, key = message.epoch, message.tx_key
+        peer.rx[epoch] = RxEpoch(AESGCM(message.rx_key), message.rx_tag)
+        peer.tx[epoch] = TxEpoch(epoch, key, AESGCM(key), message.tx_tag, self._used)
+        return w.EpochInstalled(message.short_id, epoch)
+
+    def _retire(self, peer: Peer, epoch: int) -> None:
+        peer.rx.pop(epoch, None)
+        tx = peer.tx.pop(epoch, None)
+        if tx is not None:
+            self._used = max(self._used, tx.seq)
+            if peer.active is tx:
+                peer.active = None

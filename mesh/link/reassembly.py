@@ -1,11 +1,13 @@
 """Records whose datagrams came out of order, interleaved, or not at all.
 
 The fast path never comes here: a record whose datagrams arrive in one run is opened in place.
-Bounds: so many unfinished records in all and per peer, so many octets, so many seconds.
+Bounds: so many unfinished records in all and per peer, so many octets, so many seconds. What is
+over gives up the oldest, of the same peer where it is the peer's own bound.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from mesh.clock import Instant
@@ -34,14 +36,13 @@ class Reassembly:
         self._partial: dict[Key, Partial] = {}
         self._per_peer: dict[ShortID, int] = {}
         self._octets = 0
-        self.lost = 0
-        """Records given up."""
+        self._lost: Counter[ShortID] = Counter()
 
     def add(self, key: Key, index: int, total: int, piece: bytes, now: Instant) -> bytes | None:
         """One datagram's payload; the whole record's when this was the last one missing."""
         partial = self._partial.get(key)
         if partial is None:
-            self._make_room(key[0], len(piece))
+            self._make_room(key[0])
             partial = self._partial[key] = Partial(total, now)
             self._per_peer[key[0]] = self._per_peer.get(key[0], 0) + 1
         if partial.total != total or index >= total or index in partial.pieces:
@@ -50,6 +51,8 @@ class Reassembly:
         partial.octets += len(piece)
         self._octets += len(piece)
         if len(partial.pieces) < total:
+            while self._octets > MAX_OCTETS:
+                self._give_up(next(iter(self._partial)))
             return None
         self._drop(key)
         return b"".join(partial.pieces[n] for n in range(total))
@@ -60,20 +63,24 @@ class Reassembly:
                 return
             self._give_up(key)
 
+    def take_lost(self) -> Counter[ShortID]:
+        """Records given up since the last call, by their source."""
+        lost, self._lost = self._lost, Counter()
+        return lost
+
     def forget(self, peer: ShortID) -> None:
         for key in [k for k in self._partial if k[0] == peer]:
             self._give_up(key)
 
-    def _make_room(self, peer: ShortID, octets: int) -> None:
+    def _make_room(self, peer: ShortID) -> None:
+        """Let one more record begin."""
         if self._per_peer.get(peer, 0) >= MAX_PARTIAL_PER_PEER:
             self._give_up(next(k for k in self._partial if k[0] == peer))
-        while self._partial and (
-            len(self._partial) >= MAX_PARTIAL or self._octets + octets > MAX_OCTETS
-        ):
+        if len(self._partial) >= MAX_PARTIAL:
             self._give_up(next(iter(self._partial)))
 
     def _give_up(self, key: Key) -> None:
-        self.lost += 1
+        self._lost[key[0]] += 1
         self._drop(key)
 
     def _drop(self, key: Key) -> None:

@@ -20,21 +20,20 @@ class ReplayWindow:
         self._top = 0
         self._bits = 0
 
+    def saw(self, number: int) -> bool:
+        """Whether ``accept`` would refuse this number; remembers nothing."""
+        behind = self._top - number
+        return behind >= WINDOW or (behind >= 0 and bool(self._bits >> behind & 1))
+
     def accept(self, number: int) -> bool:
         """Whether this number is new and not too old; remembers it. Call it only for what is
         authentic: a forger could move the window."""
+        if self.saw(number):
+            return False
         ahead = number - self._top
-        if ahead > 0:
-            self._top = number
-            if ahead >= WINDOW:
-                self._bits = 1
-            else:
-                self._bits = ((self._bits << ahead) | 1) & _MASK
+        if ahead <= 0:
+            self._bits |= 1 << -ahead
             return True
-        if ahead <= -WINDOW:
-            return False
-        bit = 1 << -ahead
-        if self._bits & bit:
-            return False
-        self._bits |= bit
+        self._top = number
+        self._bits = 1 if ahead >= WINDOW else ((self._bits << ahead) | 1) & _MASK
         return True

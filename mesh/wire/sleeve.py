@@ -2,7 +2,7 @@
 
 A record is one sealed run of frames, cut into datagrams that fit the path::
 
-     0      1      2       4       6       8      12       20      21      22
+     0      1      2       4       6       8      12       20      21      22         24
     +------+------+-------+-------+-------+------+--------+-------+-------+----------+---------+
     | kind | hops | src   | dst   | epoch | tag  | seq    | index | total | reserved | payload |
     +------+------+-------+-------+-------+------+--------+-------+-------+----------+---------+
@@ -10,22 +10,31 @@ A record is one sealed run of frames, cut into datagrams that fit the path::
 All datagrams of a record but the last have the same size. ``seq`` counts the records sent under
 one epoch and is the nonce; everything before it, with hops as zero, is the additional data.
 
-The payload of a record, before sealing, is frames one after another::
+The payload of a DATA or PLAIN record, before sealing, is frames one after another::
 
     length u32 (top bit: a broadcast envelope precedes) | [origin u16 | number u64 | hops u8]
     | virtio-net header 10 | Ethernet frame
+
+Header, lengths and envelope are big-endian; the virtio-net header is little-endian, as the TAP is
+told to have it whatever machine it is on.
 """
 
 from __future__ import annotations
 
 from struct import Struct
 
-DATA, PLAIN, PROBE, PROBE_REPLY = 1, 2, 3, 4
+DATA, PLAIN, PROBE, PROBE_REPLY, REPORT = 1, 2, 3, 4, 5
+"""Sealed frames; frames in clear; a path probe; its answer; how many records got lost."""
+
+KINDS = frozenset((DATA, PLAIN, PROBE, PROBE_REPLY, REPORT))
 
 HEADER = Struct("!BBHHHIQBBH")
 HEADER_SIZE = HEADER.size
 PREFIX = Struct("!BBHHHI")
 """kind, hops, src, dst, epoch, tag."""
+
+SEQ_AT, INDEX_AT, TOTAL_AT = 12, 20, 21
+"""Where these fields begin."""
 
 TAG_SIZE = 16
 HOP_LIMIT = 16
@@ -34,16 +43,21 @@ HOP_LIMIT = 16
 FRAME_LENGTH = Struct("!I")
 BROADCAST_FLAG = 1 << 31
 ENVELOPE = Struct("!HQB")
-VNET = Struct("=BBHHHH")
-"""virtio-net header as the TAP has it: flags, gso type, header length, gso size, checksum start
-and offset, in the host's own byte order (both ends are little-endian machines)."""
+VNET = Struct("<BBHHHH")
+"""virtio-net header: flags, gso type, header length, gso size, checksum start and offset."""
 VNET_SIZE = VNET.size
 
 PROBE_BODY = Struct("!QH")
 """nonce, size of the whole datagram's payload; zeroes follow."""
 
+REPORT_BODY = Struct("!II")
+"""Records that came whole, and records given up, since the last report."""
+
 MAX_RECORD = 62_000
 """Octets after which a record takes no more frames; the last frame may double that."""
+
+MAX_PLAIN = 140_000
+"""Octets of the largest record we open or seal: a super-frame behind an almost full record."""
 
 MAX_DATAGRAMS = 200
 """Datagrams of one record: the largest record in the smallest segments."""

@@ -7,14 +7,17 @@ Both ends are of one version and trust each other, yet a packet that does not de
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from mesh.errors import MalformedMessageError
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire.codec import Reader, Writer
 
-MAX_PACKET = 64 * 1024
-MAX_CHILDREN = 4095
+MAX_PACKET = 128 * 1024
+"""Octets of the largest message: counters of 4,095 peers are 74 KB."""
+
+MAX_MACS_TOLD = 4096
+"""Addresses in one ``Macs``: a table for people to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class SetPeer:
 
 @dataclass(frozen=True, slots=True)
 class DropPeer:
-    """Forget a peer: its keys, its addresses, its neighbour and route entries."""
+    """Forget a peer: its keys, its addresses, its neighbour and route entries; not its tree."""
 
     short_id: ShortID
 
@@ -182,9 +185,13 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Macs:
-    """Learned addresses: MAC as 48-bit number, and the short ID it is behind (0: here)."""
+    """Learned addresses: MAC as 48-bit number, and the short ID it is behind (0: here).
 
-    entries: tuple[tuple[int, ShortID], ...] = field(default=())
+    At most MAX_MACS_TOLD of ``total`` are told, those learned last.
+    """
+
+    entries: tuple[tuple[int, ShortID], ...] = ()
+    total: int = 0
 
 
 ToWorker = (

@@ -1,4 +1,4 @@
-"""Out: frames into records, records into datagrams, one AEAD call and one system call each.
+"""Out: records into datagrams, one AEAD call and one system call each.
 
 A record is sealed straight into the payload array and its datagrams' headers are written by
 strided slices, so that the cost does not grow with the number of datagrams.
@@ -15,6 +15,7 @@ from mesh.drivers.sleeve.abi import (
     MAX_GSO_OCTETS,
     MAX_GSO_SEGMENTS,
     MSG_DONTWAIT,
+    NAME_SIZE,
     SOL_UDP,
     UDP_SEGMENT,
     IoVec,
@@ -25,90 +26,79 @@ from mesh.drivers.sleeve.abi import (
 )
 from mesh.link.drops import Drop
 from mesh.link.peers import Neighbour, Peer, Peers
+from mesh.link.records import next_number, seal
 from mesh.names import ShortID
 from mesh.wire.sleeve import (
     DATA,
     HEADER_SIZE,
     HOP_LIMIT,
+    INDEX_AT,
     MAX_DATAGRAMS,
+    MAX_PLAIN,
     PLAIN,
-    PREFIX,
     TAG_SIZE,
+    TOTAL_AT,
     nonce,
 )
 
-_ROOM = 140_000
-"""Octets of the largest sealed record: a super-frame behind an almost full record."""
-
-_PAYLOAD_SIZES = 8
+MAX_LAYOUTS = 8
 """Slot layouts kept: paths have few different segments."""
+
+MAX_ADDRESSES = 4096
+
+_ALONE = bytes((0, 1, 0, 0))
+"""Index, total and reserved octets of a record in one datagram."""
 
 
 class Sender:
     """One UDP socket's sending side. ``too_big(neighbour, size)`` is told of EMSGSIZE."""
 
     def __init__(
-        self,
-        peers: Peers,
-        fd: int,
-        family: int,
-        too_big: Callable[[ShortID, int], None],
+        self, peers: Peers, fd: int, family: int, too_big: Callable[[ShortID, int], None]
     ) -> None:
         self._peers, self._fd, self._family, self._too_big = peers, fd, family, too_big
         self._layouts: dict[int, Slots] = {}
         self._addresses: dict[tuple[str, int], bytes] = {}
         self._control = ctypes.create_string_buffer(24)
-        self._name = ctypes.create_string_buffer(28)
+        self._name = ctypes.create_string_buffer(NAME_SIZE)
         self._msg = MsgHdr()
         self._msg.name = ctypes.addressof(self._name)
         self._msg_address = ctypes.addressof(self._msg)
-        self._current: Neighbour | None = None
-        self.records = self.datagrams = 0
+        self._aimed_at: bytes | None = None
 
-    def record(self, peer: Peer, frames: memoryview, kind: int = DATA) -> None:
+    def record(self, peer: Peer, frames: memoryview) -> None:
         """Seal frames (a record's payload) for a peer and send them on their way."""
         peers = self._peers
         path = peers.path(peer.short_id)
-        if path is None:
-            peers.drop(Drop.NO_ROUTE)
+        epoch = peer.active if peers.encrypted else None
+        if path is None or (epoch is None and peers.encrypted):
+            peers.drop(Drop.NO_ROUTE if path is None else Drop.NO_KEY)
             return
         hop, via, segment = path
         slots = self._slots(segment - HEADER_SIZE)
-        if peers.encrypted:
-            epoch = peer.active
-            if epoch is None:
-                peers.drop(Drop.NO_KEY)
-                return
-            epoch.seq = seq = epoch.seq + 1
-            size = len(frames) + TAG_SIZE
-            epoch.aead.encrypt_into(
-                nonce(seq),
-                frames,
-                peers.prefix(kind, peer, epoch, hops=0),
-                slots.payload_view[:size],
-            )
-            prefix = peers.prefix(kind, peer, epoch, hops=HOP_LIMIT)
-        else:
-            peer.plain_seq = seq = peer.plain_seq + 1
-            size = len(frames)
-            slots.payload_view[:size] = frames
-            kind = PLAIN if kind == DATA else kind
-            prefix = peers.prefix(kind, peer, None, hops=HOP_LIMIT)
+        size = len(frames) + (TAG_SIZE if epoch is not None else 0)
         total = (size + slots.payload - 1) // slots.payload
-        if total > MAX_DATAGRAMS:
+        if total > slots.count:
             peers.drop(Drop.TOO_BIG)
             return
-        self._write_headers(slots, prefix + seq.to_bytes(8, "big"), total)
-        peer.tx_octets += size
-        self.records += 1
-        tail = size - (total - 1) * slots.payload
-        self.send(slots, 0, total, tail, hop, via)
+        seq = next_number(peer, epoch)
+        kind = PLAIN if epoch is None else DATA
+        if epoch is None:
+            slots.payload_view[:size] = frames
+        else:
+            aad = peers.prefix(kind, peer, epoch, hops=0)
+            epoch.aead.encrypt_into(nonce(seq), frames, aad, slots.payload_view[:size])
+        prefix = peers.prefix(kind, peer, epoch, hops=HOP_LIMIT)
+        _write_headers(slots, prefix + seq.to_bytes(8, "big"), total)
+        peer.tx_octets += len(frames)
+        self.slots(slots, 0, total, size - (total - 1) * slots.payload, hop, via)
 
-    def send(
+    def slots(
         self, slots: Slots, first: int, total: int, tail: int, hop: ShortID, via: Neighbour
     ) -> None:
         """Send ``total`` slots from ``first`` on, the last with ``tail`` octets of payload."""
-        self._aim(via)
+        if not self._aim(via):
+            return
         msg, payload = self._msg, slots.payload
         segment = payload + HEADER_SIZE
         most = min(MAX_GSO_SEGMENTS, MAX_GSO_OCTETS // segment)
@@ -123,52 +113,65 @@ class Sender:
                 msg.control, msg.controllen = ctypes.addressof(self._control), 24
             else:
                 msg.control, msg.controllen = None, 0
-            self.datagrams += count
             if sendmsg(self._fd, self._msg_address, MSG_DONTWAIT) < 0:
-                self._failed(ctypes.get_errno(), hop, segment if count > 1 else HEADER_SIZE + tail)
+                alone = count == 1 and at == first + total - 1
+                self._failed(ctypes.get_errno(), hop, HEADER_SIZE + tail if alone else segment)
         last.len = payload
+
+    def small(self, kind: int, peer: Peer, body: bytes, *, via: Neighbour | None = None) -> None:
+        """Send a record of one datagram: by its route, or straight ``via`` an address, one hop."""
+        peers = self._peers
+        path = peers.path(peer.short_id) if via is None else (peer.short_id, via, 0)
+        epoch = peer.active if peers.encrypted else None
+        if path is None or (epoch is None and peers.encrypted):
+            peers.drop(Drop.NO_ROUTE if path is None else Drop.NO_KEY)
+            return
+        seq = next_number(peer, epoch)
+        sealed = seal(epoch, seq, peers.prefix(kind, peer, epoch, hops=0), body)
+        prefix = peers.prefix(kind, peer, epoch, hops=HOP_LIMIT if via is None else 1)
+        self.datagram(prefix + seq.to_bytes(8, "big") + _ALONE + sealed, path[0], path[1])
 
     def datagram(self, data: bytes, hop: ShortID, via: Neighbour) -> None:
         """Send one datagram that stands whole in memory."""
-        self._aim(via)
+        if not self._aim(via):
+            return
         buffer = ctypes.create_string_buffer(data, len(data))
         iov = IoVec(ctypes.addressof(buffer), len(data))
         msg = self._msg
         msg.iov, msg.iovlen = ctypes.addressof(iov), 1
         msg.control, msg.controllen = None, 0
-        self.datagrams += 1
         if sendmsg(self._fd, self._msg_address, MSG_DONTWAIT) < 0:
             self._failed(ctypes.get_errno(), hop, len(data))
-
-    def _write_headers(self, slots: Slots, fixed: bytes, total: int) -> None:
-        headers, end = slots.headers, total * HEADER_SIZE
-        for n, octet in enumerate(fixed):
-            headers[n:end:HEADER_SIZE] = bytes((octet,)) * total
-        headers[PREFIX.size + 9 : end : HEADER_SIZE] = bytes((total,)) * total
 
     def _slots(self, payload: int) -> Slots:
         slots = self._layouts.get(payload)
         if slots is None:
-            if len(self._layouts) >= _PAYLOAD_SIZES:
+            if len(self._layouts) >= MAX_LAYOUTS:
                 del self._layouts[next(iter(self._layouts))]
-            count = min(MAX_DATAGRAMS, _ROOM // payload + 2)
-            slots = self._layouts[payload] = Slots(count, payload, _ROOM)
+            count = min(MAX_DATAGRAMS, MAX_PLAIN // payload + 2)
+            slots = self._layouts[payload] = Slots(count, payload, MAX_PLAIN)
             for n in range(count):
-                slots.headers[HEADER_SIZE * n + PREFIX.size + 8] = n
+                slots.headers[HEADER_SIZE * n + INDEX_AT] = n
         return slots
 
-    def _aim(self, via: Neighbour) -> None:
-        if via is self._current:
-            return
+    def _aim(self, via: Neighbour) -> bool:
+        """Address the next datagrams; False for an address that this socket cannot reach."""
         key = (via.endpoint.host, via.endpoint.port)
         address = self._addresses.get(key)
         if address is None:
-            if len(self._addresses) > 4096:
+            try:
+                address = socket_address(via.endpoint, self._family)
+            except OSError:
+                self._peers.drop(Drop.UNDERLAY_ERROR)
+                return False
+            if len(self._addresses) >= MAX_ADDRESSES:
                 self._addresses.clear()
-            address = self._addresses[key] = socket_address(via.endpoint, self._family)
-        self._name.raw = address.ljust(28, b"\0")
-        self._msg.namelen = len(address)
-        self._current = via
+            self._addresses[key] = address
+        if address is not self._aimed_at:
+            self._name.raw = address.ljust(NAME_SIZE, b"\0")
+            self._msg.namelen = len(address)
+            self._aimed_at = address
+        return True
 
     def _failed(self, error: int, hop: ShortID, size: int) -> None:
         if error == errno.EMSGSIZE:
@@ -178,3 +181,11 @@ class Sender:
             self._peers.drop(Drop.UNDERLAY_FULL)
         else:
             self._peers.drop(Drop.UNDERLAY_ERROR)
+
+
+def _write_headers(slots: Slots, fixed: bytes, total: int) -> None:
+    """The same first octets and total for all; their indices stand there already."""
+    headers, end = slots.headers, total * HEADER_SIZE
+    for n, octet in enumerate(fixed):
+        headers[n:end:HEADER_SIZE] = bytes((octet,)) * total
+    headers[TOTAL_AT:end:HEADER_SIZE] = bytes((total,)) * total

@@ -1,0 +1,201 @@
+"""Datagrams off the socket into slots: where they lie, how long they are, whence they came.
+
+Two ways, chosen by ``ReceiveMode``: recvmmsg fills one slot a datagram; where the path coalesces,
+one recvmsg scatters a whole run over the slots. A run of another size than the slots have cannot
+lie in them, and is handed out datagram by datagram.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from array import array
+from collections.abc import Callable
+
+from mesh.clock import Instant
+from mesh.drivers.sleeve.abi import (
+    MSG_DONTWAIT,
+    MSG_TRUNC,
+    NAME_SIZE,
+    SOL_UDP,
+    UDP_GRO,
+    MMsgHdr,
+    MsgHdr,
+    Slots,
+    address_of,
+    recvmmsg,
+    recvmsg,
+)
+from mesh.link.receivemode import ReceiveMode
+from mesh.link.slotsize import MOST
+from mesh.wire.sleeve import HEADER_SIZE
+
+SLOTS, BATCH = 512, 64
+FIRST_PAYLOAD = 1472 - HEADER_SIZE
+"""Payload of a slot until something else is seen: a full datagram on Ethernet over IPv4."""
+
+_MM_SIZE = ctypes.sizeof(MMsgHdr)
+_WORDS = _MM_SIZE // 4
+_LEN_WORD = MMsgHdr.len.offset // 4
+_FLAGS_WORD = (MMsgHdr.hdr.offset + MsgHdr.flags.offset) // 4
+_RUN = 65_536
+"""Octets of the largest run the kernel hands up."""
+
+
+class Intake:
+    """Slots ``start`` to ``fill`` hold datagrams that were not consumed yet.
+
+    ``odd(datagram, source)`` is called for each datagram that does not lie in a slot.
+    """
+
+    def __init__(self, fd: int, odd: Callable[[bytes, bytes], None]) -> None:
+        self._fd, self._odd = fd, odd
+        self.slots = Slots(SLOTS, FIRST_PAYLOAD, SLOTS * MOST)
+        self.mode = ReceiveMode()
+        self.start = self.fill = 0
+        self.truncated = 0
+        """Datagrams lost for being longer than a slot; the next layout fits them."""
+        self._mm = (MMsgHdr * SLOTS)()
+        self._mm_address = ctypes.addressof(self._mm)
+        self._words = memoryview(self._mm).cast("B").cast("I")
+        self._names = bytearray(NAME_SIZE * SLOTS)
+        self._names_address = address_of(self._names)
+        for n in range(SLOTS):
+            header = self._mm[n].hdr
+            header.iov, header.iovlen = self.slots.iov_address + 32 * n, 2
+            header.name, header.namelen = self._names_address + NAME_SIZE * n, NAME_SIZE
+        self._control = ctypes.create_string_buffer(64)
+        self._gro = MsgHdr()
+        self._gro.namelen = NAME_SIZE
+        self._gro_address = ctypes.addressof(self._gro)
+
+    def take(self, now: Instant) -> bool:
+        """One system call's worth; False when there is nothing more."""
+        if self.fill + BATCH > SLOTS:
+            self._compact()
+        return self._take_run() if self.mode.coalesced else self._take_batch(now)
+
+    def consumed(self, start: int) -> None:
+        """Slots before ``start`` are done with."""
+        self.start = start
+        if start == self.fill:
+            self.start = self.fill = 0
+
+    def sizes(self, start: int, stop: int) -> list[int]:
+        """Octets of the datagrams in slots ``start`` to ``stop``."""
+        return self._words[_WORDS * start + _LEN_WORD : _WORDS * stop : _WORDS].tolist()
+
+    def size(self, n: int) -> int:
+        return self._words[_WORDS * n + _LEN_WORD]
+
+    def datagram(self, n: int) -> bytes:
+        """A copy of the datagram in slot ``n``."""
+        slots, size = self.slots, self.size(n)
+        at = slots.payload * n
+        return bytes(slots.headers[HEADER_SIZE * n : HEADER_SIZE * (n + 1)]) + bytes(
+            slots.payload_view[at : at + size - HEADER_SIZE]
+        )
+
+    def source(self, n: int) -> bytes:
+        """The socket address that the datagram in slot ``n`` came from."""
+        return bytes(self._names[NAME_SIZE * n : NAME_SIZE * (n + 1)])
+
+    def lay_out(self, payload: int) -> None:
+        """Slots of another size from the next call on; what lies there must be consumed."""
+        self.slots.lay_out(payload)
+        self.start = self.fill = 0
+
+    def change_mode(self) -> None:
+        """Do what the mode says from the next call on."""
+        sock = socket.socket(fileno=os.dup(self._fd))
+        try:
+            sock.setsockopt(SOL_UDP, UDP_GRO, int(self.mode.coalesced))
+        except OSError:
+            self.mode.refused()
+        finally:
+            sock.close()
+
+    # ---- inside
+
+    def _take_batch(self, now: Instant) -> bool:
+        fill = self.fill
+        got: int = recvmmsg(self._fd, self._mm_address + _MM_SIZE * fill, BATCH, MSG_DONTWAIT, None)
+        if got <= 0:
+            return False
+        self.mode.count(got)
+        end = fill + got
+        flags = self._words[_WORDS * fill + _FLAGS_WORD : _WORDS * end : _WORDS].tolist()
+        if any(flag & MSG_TRUNC for flag in flags):
+            # Runs put together before the mode changed are cut off too, and mean nothing.
+            self.truncated += sum(bool(flag & MSG_TRUNC) for flag in flags)
+            if not self.mode.just_changed(now):
+                self.lay_out(MOST)
+                return True
+        self.fill = end
+        return got == BATCH
+
+    def _take_run(self) -> bool:
+        """One recvmsg of datagrams of one size, scattered over the slots."""
+        slots, fill = self.slots, self.fill
+        segment = slots.payload + HEADER_SIZE
+        if fill + _RUN // segment + 1 > SLOTS:
+            self._compact()
+            fill = self.fill
+        msg = self._gro
+        msg.iov = slots.iov_address + 32 * fill
+        msg.iovlen = 2 * min(_RUN // segment + 1, SLOTS - fill)
+        msg.name = self._names_address + NAME_SIZE * fill
+        msg.namelen = NAME_SIZE
+        msg.control, msg.controllen = ctypes.addressof(self._control), len(self._control)
+        size: int = recvmsg(self._fd, self._gro_address, MSG_DONTWAIT)
+        if size <= 0:
+            return False
+        run = self._run_size(size)
+        self.mode.count((size + run - 1) // run)
+        if run != segment and size > min(run, segment):
+            self._take_apart(fill, size, run)
+            return True
+        got = (size + segment - 1) // segment
+        lens = array("I", (segment,)) * got
+        lens[-1] = size - (got - 1) * segment
+        end = fill + got
+        self._words[_WORDS * fill + _LEN_WORD : _WORDS * end : _WORDS] = memoryview(lens)
+        self._names[NAME_SIZE * fill : NAME_SIZE * end] = self.source(fill) * got
+        self.fill = end
+        return True
+
+    def _run_size(self, size: int) -> int:
+        """The size of the datagrams that the kernel put together, or of the only one."""
+        if self._gro.controllen >= 20:
+            head = memoryview(self._control)[8:20].cast("B").cast("i").tolist()
+            if head[:2] == [SOL_UDP, UDP_GRO] and head[2] > 0:
+                return head[2]
+        return size
+
+    def _take_apart(self, fill: int, size: int, run: int) -> None:
+        slots = self.slots
+        flat = bytearray()
+        n = fill
+        while len(flat) < size and n < SLOTS:
+            flat += slots.header_view[HEADER_SIZE * n : HEADER_SIZE * (n + 1)]
+            flat += slots.payload_view[slots.payload * n : slots.payload * (n + 1)]
+            n += 1
+        source = self.source(fill)
+        for at in range(0, min(size, len(flat)), run):
+            self._odd(bytes(flat[at : min(at + run, size)]), source)
+
+    def _compact(self) -> None:
+        """Move what is not consumed to the front of the slots."""
+        start, count = self.start, self.fill - self.start
+        views = (
+            (self.slots.header_view, HEADER_SIZE),
+            (self.slots.payload_view, self.slots.payload),
+            (memoryview(self._names), NAME_SIZE),
+        )
+        for view, size in views:
+            view[: count * size] = bytes(view[start * size : (start + count) * size])
+        if count:
+            lens = array("I", self.sizes(start, self.fill))
+            self._words[_LEN_WORD : _WORDS * count : _WORDS] = memoryview(lens)
+        self.start, self.fill = 0, count

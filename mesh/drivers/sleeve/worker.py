@@ -1,0 +1,209 @@
+"""The worker's main loop: the TAP, the socket, the daemon, and a tick a second."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import time
+
+from mesh.clock import Instant
+from mesh.drivers.sleeve.abi import endpoint_from
+from mesh.drivers.sleeve.daemon import DaemonLink
+from mesh.drivers.sleeve.receiver import Receiver
+from mesh.drivers.sleeve.sender import Sender
+from mesh.drivers.sleeve.uplink import Uplink
+from mesh.errors import MalformedMessageError
+from mesh.link import probes
+from mesh.link.broadcast import INCARNATION_BITS, Broadcasts
+from mesh.link.drops import Drop
+from mesh.link.peers import Neighbour, Peer, Peers
+from mesh.names import ShortID
+from mesh.wire import worker as w
+from mesh.wire.sleeve import PROBE, PROBE_REPLY, REPORT, REPORT_BODY
+
+TICK = 1.0
+"""Seconds between looks at what ages, grows or is due."""
+
+TOO_BIG_INTERVAL = 1.0
+"""Seconds until the daemon is told of the same size on the same path again."""
+
+MAX_TOLD = 4_096
+SO_MEMINFO, MEMINFO, MEMINFO_DROPS = 55, struct.Struct("9I"), 8
+
+
+def _now() -> Instant:
+    return Instant(time.monotonic())
+
+
+class Worker:
+    def __init__(self, tap: int, udp: int, control: int) -> None:
+        self._daemon = DaemonLink(control)
+        self._tap_fd, self._udp_fd = tap, udp
+        self._socket = socket.socket(fileno=os.dup(udp))
+        self._peers = peers = Peers()
+        broadcasts = Broadcasts(int.from_bytes(os.urandom(INCARNATION_BITS // 8), "big"))
+        self._sender = Sender(peers, udp, self._socket.family, self._too_big)
+        self._uplink = Uplink(peers, tap, self._sender, broadcasts)
+        self._receiver = Receiver(
+            peers, udp, self._uplink, self._sender, broadcasts, self._on_control
+        )
+        self._probes = probes.Probes()
+        self._told_too_big: dict[tuple[ShortID, int], Instant] = {}
+        self._first_overruns = self._overruns()
+
+    def run(self) -> None:
+        """Work until the daemon says so or is gone. Raises TapGoneError."""
+        os.set_blocking(self._tap_fd, False)
+        daemon, poll = self._daemon, select.epoll()
+        for fd in (self._tap_fd, self._udp_fd, daemon.fileno()):
+            poll.register(fd, select.EPOLLIN)
+        daemon.say(w.Ready(os.getpid()))
+        next_tick = _now() + TICK
+        listening = select.EPOLLIN
+        while daemon.open:
+            wanted = select.EPOLLIN | (select.EPOLLOUT if daemon.is_waiting else 0)
+            if wanted != listening:
+                listening = wanted
+                poll.modify(daemon.fileno(), wanted)
+            events = poll.poll(max(0.0, next_tick - _now()))
+            now = _now()
+            for fd, _ in events:
+                if fd == self._udp_fd:
+                    self._receiver.receive(now)
+                elif fd == self._tap_fd:
+                    self._uplink.read(now)
+                else:
+                    self._listen(now)
+            if now >= next_tick:
+                next_tick = now + TICK
+                self._tick(now)
+
+    def _tick(self, now: Instant) -> None:
+        peers = self._peers
+        self._receiver.tick(now)
+        self._uplink.tick()
+        peers.macs.age(now)
+        for peer in peers.peers.values():
+            peer.size.grow(now)
+            if peer.rx_lost:
+                self._sender.small(REPORT, peer, REPORT_BODY.pack(peer.rx_whole, peer.rx_lost))
+            peer.rx_whole = peer.rx_lost = 0
+
+    # ---- the daemon
+
+    def _listen(self, now: Instant) -> None:
+        daemon = self._daemon
+        daemon.flush()
+        for message in daemon.messages():
+            match message:
+                case w.Probe(short_id, number, size):
+                    self._send_probe(short_id, number, size, now)
+                case w.GetCounters():
+                    daemon.say(self._counters())
+                case w.GetMacs():
+                    daemon.say(self._macs())
+                case w.Shutdown():
+                    daemon.open = False
+                case (
+                    w.Configure()
+                    | w.SetPeer()
+                    | w.DropPeer()
+                    | w.SetNeighbour()
+                    | w.DropNeighbour()
+                    | w.SetRoute()
+                    | w.DropRoute()
+                    | w.SetTree()
+                    | w.InstallEpoch()
+                    | w.ActivateEpoch()
+                    | w.RetireEpoch()
+                ):
+                    if isinstance(message, w.DropPeer):
+                        self._receiver.inbound.forget(message.short_id)
+                    answer = self._peers.apply(message)
+                    if answer is not None:
+                        daemon.say(answer)
+                case _:
+                    daemon.malformed += 1  # our own answers, sent back
+
+    def _counters(self) -> w.Counters:
+        peers, inbound = self._peers, self._receiver.inbound
+        drops = peers.drops.copy()
+        drops[Drop.RECEIVE_FULL.value] += self._overruns() - self._first_overruns
+        drops[Drop.MALFORMED.value] += self._daemon.malformed
+        return w.Counters(
+            tx_frames=self._uplink.frames,
+            tx_octets=self._uplink.octets,
+            rx_frames=inbound.frames,
+            rx_octets=inbound.octets,
+            relayed=self._receiver.relayed,
+            drops=tuple(sorted((reason, n) for reason, n in drops.items() if n > 0)),
+            peers=tuple((p.short_id, p.tx_octets, p.rx_octets) for p in peers.peers.values()),
+        )
+
+    def _macs(self) -> w.Macs:
+        places = self._peers.macs.places
+        newest = list(places.items())[-w.MAX_MACS_TOLD :]
+        return w.Macs(tuple((int.from_bytes(m, "big"), p) for m, p in newest), len(places))
+
+    def _overruns(self) -> int:
+        """Datagrams the kernel dropped because our socket's queue was full."""
+        try:
+            info = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO.size)
+        except OSError:
+            return 0  # before Linux 4.12
+        return int(MEMINFO.unpack(info)[MEMINFO_DROPS]) if len(info) == MEMINFO.size else 0
+
+    def _too_big(self, neighbour: ShortID, size: int) -> None:
+        now, key = _now(), (neighbour, size)
+        told = self._told_too_big.get(key)
+        if told is None or now - told >= TOO_BIG_INTERVAL:
+            if len(self._told_too_big) >= MAX_TOLD:
+                self._told_too_big.clear()
+            self._told_too_big[key] = now
+            self._daemon.say(w.TooBig(neighbour, size))
+
+    # ---- what peers say to workers
+
+    def _send_probe(self, short_id: ShortID, number: int, size: int, now: Instant) -> None:
+        peers = self._peers
+        peer, via = peers.peers.get(short_id), peers.neighbours.get(short_id)
+        if peer is None or via is None:
+            peers.drop(Drop.NO_ROUTE)
+            return
+        octets = size - probes.overhead(encrypted=peers.encrypted)
+        self._probes.sent(number, size, now)
+        self._sender.small(PROBE, peer, probes.body(number, size, octets=octets), via=via)
+
+    def _on_control(self, kind: int, peer: Peer, body: bytes, source: bytes, octets: int) -> None:
+        """An authentic datagram that carries no frames."""
+        now = _now()
+        try:
+            if kind == REPORT:
+                if len(body) != REPORT_BODY.size:
+                    raise MalformedMessageError(f"report of {len(body)} octets")
+                peer.size.reported(*REPORT_BODY.unpack(body), now)
+                return
+            number, size = probes.parse(body)
+            if kind == PROBE_REPLY:
+                rtt = self._probes.answered(number, size, now)
+                if rtt is not None:
+                    self._daemon.say(w.ProbeReplied(peer.short_id, number, size, int(rtt * 1e6)))
+                return
+            if size != octets:
+                raise MalformedMessageError(f"probe of {octets} octets says {size}")
+        except MalformedMessageError:
+            self._peers.drop(Drop.MALFORMED)
+            return
+        self._answer(peer, number, size, source)
+
+    def _answer(self, peer: Peer, number: int, size: int, source: bytes) -> None:
+        """Answer a probe where it came from, and tell the daemon when that is news."""
+        endpoint = endpoint_from(source)
+        self._sender.small(
+            PROBE_REPLY, peer, probes.body(number, size), via=Neighbour(endpoint, size)
+        )
+        known = self._peers.neighbours.get(peer.short_id)
+        if known is None or known.endpoint != endpoint:
+            self._daemon.say(w.ProbeSeen(peer.short_id, endpoint))
