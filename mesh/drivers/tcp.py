@@ -51,8 +51,13 @@ class Stream(asyncio.Protocol):
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
+        # What comes after we closed is read away: unread octets would reset the connection, and
+        # the reason of the refusal would be lost with it.
         if not self._closing:
             self._owner.received(self.conn, data)
+
+    def eof_received(self) -> bool:
+        return False
 
     def pause_writing(self) -> None:
         if not self._closing:
@@ -76,8 +81,13 @@ class Stream(asyncio.Protocol):
         if self._transport is None:
             return
         self._closing = True
-        self._transport.close()
-        asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
+        transport = self._transport
+        try:
+            transport.write_eof()
+        except OSError:
+            transport.abort()
+            return
+        asyncio.get_running_loop().call_later(LINGER, transport.abort)
 
 
 async def dial(owner: StreamOwner, conn: int, target: Target) -> str | None:

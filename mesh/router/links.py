@@ -157,6 +157,11 @@ class Links:
         else:
             self._hub.count("pair-not-ready")
 
+    def passwords_changed(self) -> None:
+        """Use the new ring from the next epoch on."""
+        for pair in self.pairs.values():
+            pair.keys.use(self._local())
+
     # ---- the worker
 
     def worker_started(self) -> None:

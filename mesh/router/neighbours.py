@@ -98,8 +98,7 @@ class Neighbours:
     def accepted(self, conn: int, endpoint: Endpoint) -> None:
         hub = self._hub
         welcome = self.maker.may_accept(hub.now)
-        if welcome:
-            self.maker.accepted(hub.now)
+        self.maker.accepted(hub.now)
         self._open(conn, Stream(self._machine(False), endpoint, None, False, hub.now), welcome)
 
     def dialled(self, conn: int, target: Target, endpoint: Endpoint) -> None:
@@ -138,7 +137,7 @@ class Neighbours:
             case ("conn", int(conn)) if (stream := self.streams.get(conn)) is not None:
                 self._perform(conn, stream, stream.machine.handle_timer(self._hub.now))
             case ("unread", int(conn)) if conn in self.streams:
-                self.close(conn, "peer-not-reading")
+                self.close(conn, Refusal.NOT_READING)
             case ("maker",):
                 self.perform_maker(self.maker.handle_timer(self._hub.now))
             case _:
@@ -271,7 +270,7 @@ class Neighbours:
     @staticmethod
     def _reason_to_replace(old: Stream, remote: Remote) -> str:
         assert old.remote is not None
-        return Refusal.DUPLICATE if old.remote.uid == remote.uid else "peer-restarted"
+        return Refusal.DUPLICATE if old.remote.uid == remote.uid else Refusal.RESTARTED
 
     def _ended(self, conn: int, stream: Stream, reason: str) -> None:
         hub = self._hub

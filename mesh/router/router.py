@@ -28,7 +28,7 @@ from mesh.effects import Arm, Notify
 from mesh.errors import MalformedMessageError, MisuseError
 from mesh.gossip.channel import Channel
 from mesh.gossip.engine import Changed, Gossip, GossipEffect, SendTo
-from mesh.gossip.engine import Quarantined as GossipQuarantined
+from mesh.gossip.quarantine import Quarantined as GossipQuarantined
 from mesh.names import Endpoint, PeerName, PeerUID, ShortID
 from mesh.router.effects import PersistShortID, RouterEffect
 from mesh.router.events import (
@@ -91,7 +91,7 @@ class Router:
             mtu=config.mtu,
             overlays=("sleeve",),
         )
-        self.gossip = Gossip(hub.us, rng, self._relay)
+        self.gossip = Gossip(rng, self._relay)
         self.gossip.register(self.topology)
         self.neighbours = Neighbours(
             hub,
@@ -250,6 +250,7 @@ class Router:
         """Use another ring from the next handshake on; what is established stays."""
         self.hub.now = now
         self.hub.passwords = passwords
+        self.links.passwords_changed()
         return self._finish()
 
     def publish(self, channel: str, keys: tuple[bytes, ...], now: Instant) -> list[RouterEffect]:
@@ -330,6 +331,8 @@ class Router:
 
     def _unicast(self, src: PeerName, channel: str, payload: bytes) -> None:
         if channel == PAIR_CHANNEL:
+            if src not in self.links.pairs:
+                self._recompute()  # it knew us sooner than our routes knew it
             self.links.receive_pair(src, payload)
         else:
             self.hub.notify(UnicastReceived(src, channel, payload))
@@ -369,7 +372,7 @@ class Router:
 
     def _topology_changed(self) -> None:
         self._soon("routes", SETTLE)
-        if self.topology.overtaken:
+        if self.topology.is_update_due:
             self._soon("edges", SETTLE)
         if self.topology.clone_suspected and not self._clone_told:
             self._clone_told = True
