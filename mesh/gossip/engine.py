@@ -4,29 +4,32 @@ Who drives it: ``mesh.router.router``. A change goes at once to every neighbour;
 something from it passes it on to those of its neighbours that its source does not serve itself.
 What got lost on the way is found by comparing digests with a few random neighbours.
 
-    publish / receive(ITEMS) --> pending keys per neighbour --30 ms--> ITEMS
-    every 30 s, after a change, at a new neighbour:  SUMMARY --differs--> KEYS --> ITEMS + WANT
+    publish / news / WANT --> backlog of the neighbour --30 ms--> ITEMS
+    new neighbour, after a change, every 30 s:  SUMMARY --differs--> KEYS --> ITEMS + WANT
 
 Invariants: at most one copy of a key waits for a neighbour, whatever the backlog; an item that
-does not merge is counted, set aside and never relayed, and the good items beside it merge.
+does not merge is counted, set aside and never relayed, and the good items beside it merge; what
+a neighbour asks for is owed to it, not sent at once, so however often it asks, a timer sends it no
+more than ``FLUSH_OCTETS``.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from mesh.clock import Instant
 from mesh.effects import Arm, Notify
 from mesh.errors import MisuseError
-from mesh.gossip.channel import Channel, Item
+from mesh.gossip.backlog import Backlog
+from mesh.gossip.channel import Channel, Item, Rejected
+from mesh.gossip.digest import BATCH_KEYS, difference, key_ranges, summary_hash
+from mesh.gossip.quarantine import Quarantine, Quarantined
 from mesh.gossip.surrogate import MAX_SURROGATES, Allowance, Surrogate
 from mesh.names import PeerName
 from mesh.wire.gossip import (
-    HASH_SIZE,
+    MAX_KEY,
     STAMP_SIZE,
     ChannelSummary,
     GossipMessage,
@@ -36,6 +39,7 @@ from mesh.wire.gossip import (
     Want,
     decode,
     encode,
+    oversized,
 )
 
 if TYPE_CHECKING:
@@ -53,11 +57,15 @@ COMPARE_SOON = 1.5
 mistimed delta left behind is found without waiting for the interval."""
 
 BATCH_OCTETS = 256 * 1024
-BATCH_KEYS = 4096
-"""Largest ITEMS and KEYS messages."""
+"""An ITEMS message is closed when it has grown to this."""
 
-QUARANTINE = 64
-"""Refused items that status remembers."""
+FLUSH_OCTETS = 1024 * 1024
+FLUSH_KEYS = 32
+"""A neighbour gets so much at once, looked up so many keys at a time; the rest follows after
+another ``COALESCE``, unless the neighbour is paused by then."""
+
+UNKNOWN = ""
+"""What refusals are counted under that have no channel of ours behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +76,10 @@ class SendTo:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
+    """Items of the channel under these keys are new, because a neighbour sent them."""
+
     channel: str
     keys: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    channel: str
-    key: bytes
-    reason: str
-    source: PeerName
 
 
 GossipEffect = SendTo | Arm | Notify[Changed] | Notify[Quarantined]
@@ -85,11 +87,13 @@ GossipEffect = SendTo | Arm | Notify[Changed] | Notify[Quarantined]
 
 @dataclass(frozen=True, slots=True)
 class ChannelStatus:
-    """What status shows of one channel."""
+    """What status shows of one channel. ``changed_at``: when a neighbour's news last merged."""
 
     channel: str
     items: int
+    octets: int
     surrogate: bool
+    changed_at: Instant | None
     rejected: dict[str, int]
     quarantine: tuple[Quarantined, ...]
 
@@ -97,24 +101,20 @@ class ChannelStatus:
 class Gossip:
     """``relay(source)`` names the neighbours that news which came from ``source`` must go to."""
 
-    def __init__(
-        self,
-        us: PeerName,
-        rng: Random,
-        relay: Callable[[PeerName], tuple[PeerName, ...]],
-    ) -> None:
-        self._us, self._rng, self._relay = us, rng, relay
+    def __init__(self, rng: Random, relay: Callable[[PeerName], tuple[PeerName, ...]]) -> None:
+        self._rng, self._relay = rng, relay
         self._channels: dict[str, Channel] = {}
+        self._changed_at: dict[str, Instant] = {}
         self._allowance = Allowance()
-        self._pending: dict[PeerName, dict[str, dict[bytes, None]]] = {}
-        self._paused: set[PeerName] = set()
-        self._rejected: dict[str, Counter[str]] = {}
-        self._quarantine: deque[Quarantined] = deque(maxlen=QUARANTINE)
+        self._surrogates = 0
+        self._backlog = Backlog()
+        self._quarantine = Quarantine()
         self._flush_at: Instant | None = None
         self._soon_at: Instant | None = None
         self._compare_at: Instant | None = None
 
     def register(self, channel: Channel) -> None:
+        """Spread this channel; before the first neighbour is up."""
         if channel.name in self._channels:
             raise MisuseError(f"channel {channel.name} twice")
         self._channels[channel.name] = channel
@@ -125,194 +125,205 @@ class Gossip:
         """Our own state changed under these keys: every neighbour shall know."""
         if channel not in self._channels:
             raise MisuseError(f"no channel {channel}")
-        self._spread(channel, keys, tuple(self._pending), now)
+        self._spread(channel, keys, self._backlog.peers, now)
         return self._armed([])
 
     def neighbour_up(self, peer: PeerName, now: Instant) -> list[GossipEffect]:
         """A new neighbour: find out at once what the two of us know differently."""
-        self._pending.setdefault(peer, {})
-        self._paused.discard(peer)
+        self._backlog.add(peer)
         return self._armed([self._send(peer, self._summary())])
 
     def neighbour_down(self, peer: PeerName) -> None:
-        self._pending.pop(peer, None)
-        self._paused.discard(peer)
+        self._backlog.drop(peer)
+        self._quarantine.forgive(peer)
 
     def paused(self, peer: PeerName) -> None:
         """The neighbour takes no more: its keys wait, each once."""
-        self._paused.add(peer)
+        self._backlog.pause(peer)
 
     def resumed(self, peer: PeerName, now: Instant) -> list[GossipEffect]:
-        self._paused.discard(peer)
-        return self._armed(self._flush(peer))
+        """It reads again: its backlog, and a summary, for it may have asked while it did not."""
+        self._backlog.resume(peer)
+        return self._armed([self._send(peer, self._summary()), *self._flush(peer, now)])
 
     def receive(self, peer: PeerName, data: bytes, now: Instant) -> list[GossipEffect]:
         """A neighbour's message. Raises MalformedMessageError, and then nothing has changed."""
-        message = decode(data)
         effects: list[GossipEffect] = []
-        match message:
+        match decode(data):
             case Summary(channels):
-                for summary in channels:
-                    self._compare(peer, summary, effects)
-            case Keys():
-                self._answer(peer, message, effects)
-            case Want(channel, keys):
-                if channel in self._channels:
-                    effects += self._items(peer, channel, keys)
+                self._backlog.compare(peer, self._unequal(channels))
+                self._flush_by(now)
+            case Keys() as keys:
+                effects += self._differing(peer, keys, now)
+            case Want(channel, wanted):
+                self._owe(peer, channel, wanted)
+                self._flush_by(now)
             case Items(channel, items):
-                self._merge(peer, channel, [Item(*item) for item in items], effects, now)
-        if peer in self._paused:
-            # It asks and does not read: its answers would pile up. It will ask again.
-            effects = [e for e in effects if not isinstance(e, SendTo)]
+                effects += self._merge(peer, channel, [Item(*item) for item in items], now)
         return self._armed(effects)
 
     def handle_timer(self, now: Instant) -> list[GossipEffect]:
         effects: list[GossipEffect] = []
         if self._flush_at is not None and now >= self._flush_at:
             self._flush_at = None
-            for peer in self._pending:
-                if peer not in self._paused:
-                    effects += self._flush(peer)
+            for peer in self._backlog.ready:
+                effects += self._flush(peer, now)
         if self._soon_at is not None and now >= self._soon_at:
             self._soon_at = None
-            self._compare_with(1, effects)
+            effects += self._compare_with(1)
         if self._compare_at is None or now >= self._compare_at:
             if self._compare_at is not None:
-                self._compare_with(COMPARE_FANOUT, effects)
+                effects += self._compare_with(COMPARE_FANOUT)
             self._compare_at = Instant(now + COMPARE_INTERVAL * (0.75 + self._rng.random() / 2))
         return self._armed(effects)
 
     def status(self) -> list[ChannelStatus]:
-        return [
-            ChannelStatus(
-                name,
-                len(channel.digest()),
-                isinstance(channel, Surrogate),
-                dict(self._rejected.get(name, Counter())),
-                tuple(q for q in self._quarantine if q.channel == name),
-            )
-            for name, channel in sorted(self._channels.items())
-        ]
+        return [self._status(name) for name in sorted(self._channels)]
+
+    def _status(self, name: str) -> ChannelStatus:
+        channel = self._channels[name]
+        digest = channel.digest()
+        return ChannelStatus(
+            name,
+            len(digest),
+            sum(len(item.payload) for item in channel.items(list(digest))),
+            isinstance(channel, Surrogate),
+            self._changed_at.get(name),
+            self._quarantine.counts(name),
+            self._quarantine.entries(name),
+        )
 
     # ---- deltas
 
     def _spread(
-        self, channel: str, keys: tuple[bytes, ...], peers: tuple[PeerName, ...], now: Instant
+        self, channel: str, keys: tuple[bytes, ...], peers: Sequence[PeerName], now: Instant
     ) -> None:
         for peer in peers:
-            if (pending := self._pending.get(peer)) is not None:
-                pending.setdefault(channel, {}).update(dict.fromkeys(keys))
-        if self._flush_at is None:
-            self._flush_at = Instant(now + COALESCE)
+            self._backlog.owe(peer, channel, keys)
+        self._flush_by(Instant(now + COALESCE))
         if self._soon_at is None:
             self._soon_at = Instant(now + COMPARE_SOON * (0.5 + self._rng.random()))
 
-    def _flush(self, peer: PeerName) -> list[GossipEffect]:
-        pending = self._pending.get(peer)
-        if not pending:
-            return []
-        self._pending[peer] = {}
-        effects: list[GossipEffect] = []
-        for channel, keys in pending.items():
-            effects += self._items(peer, channel, tuple(keys))
-        return effects
+    def _owe(self, peer: PeerName, channel: str, keys: Sequence[bytes]) -> None:
+        """Owe only what we hold: keys that do not exist must not fill the backlog."""
+        if (known := self._channels.get(channel)) is not None:
+            digest = known.digest()
+            self._backlog.owe(peer, channel, [key for key in keys if key in digest])
 
-    def _items(self, peer: PeerName, channel: str, keys: tuple[bytes, ...]) -> list[GossipEffect]:
-        """The items under these keys in messages of bounded size."""
-        effects: list[GossipEffect] = []
-        batch: list[tuple[bytes, int, bytes]] = []
-        size = 0
-        for item in self._channels[channel].items(keys):
-            if batch and size + len(item.payload) > BATCH_OCTETS:
-                effects.append(self._send(peer, Items(channel, tuple(batch))))
-                batch, size = [], 0
-            batch.append((item.key, item.stamp, item.payload))
-            size += len(item.payload) + len(item.key) + STAMP_SIZE
-        if batch:
-            effects.append(self._send(peer, Items(channel, tuple(batch))))
-        return effects
+    def _flush_by(self, when: Instant) -> None:
+        if self._flush_at is None or when < self._flush_at:
+            self._flush_at = when
+
+    def _flush(self, peer: PeerName, now: Instant) -> list[GossipEffect]:
+        """Send what the neighbour is owed, up to a bound; the rest a little later."""
+        parcel = _Parcel()
+        backlog = self._backlog
+        while parcel.total < FLUSH_OCTETS and (name := backlog.take_channel(peer)) is not None:
+            known = self._channels.get(name)
+            for keys in key_ranges(name, {} if known is None else known.digest()):
+                parcel.put(keys)
+        while parcel.total < FLUSH_OCTETS:
+            if (taken := backlog.take(peer, FLUSH_KEYS)) is None:
+                break
+            channel, owed = taken
+            for item in self._channels[channel].items(owed):
+                parcel.add(channel, item)
+        if backlog.owes(peer):
+            self._flush_by(Instant(now + COALESCE))
+        return [SendTo(peer, message) for message in parcel.closed()]
 
     def _merge(
-        self,
-        peer: PeerName,
-        channel: str,
-        items: list[Item],
-        effects: list[GossipEffect],
-        now: Instant,
-    ) -> None:
-        behind = self._channel(channel)
-        if behind is None:
-            self._rejected.setdefault("", Counter())["too-many-channels"] += 1
-            return
-        merged = behind.merge(items, peer, now)
-        for refused in merged.rejected:
-            self._rejected.setdefault(channel, Counter())[refused.reason] += 1
-            event = Quarantined(channel, refused.key, refused.reason, peer)
-            self._quarantine.append(event)
-            effects.append(Notify(event))
+        self, peer: PeerName, name: str, items: list[Item], now: Instant
+    ) -> list[GossipEffect]:
+        channel = self._channel(name)
+        stamps = {item.key: item.stamp for item in items}
+        if channel is None:
+            refused = [Rejected(b"", "too-many-channels", name)]
+            return self._refuse(UNKNOWN, refused, stamps, peer)
+        rejected = [
+            Rejected(item.key[:MAX_KEY], "item-too-large", f"{len(item.payload)} octets")
+            for item in items
+            if oversized(item.key, item.payload)
+        ]
+        fit = [item for item in items if not oversized(item.key, item.payload)]
+        merged = channel.merge(fit, peer, now)
+        effects = self._refuse(name, [*rejected, *merged.rejected], stamps, peer)
+        # Whoever sent what we know better gets it back: a restarted peer's former record too.
+        digest = channel.digest()
+        behind = [item.key for item in fit if digest.get(item.key, -1) > item.stamp]
+        if behind:
+            self._backlog.owe(peer, name, behind)
+            self._flush_by(Instant(now + COALESCE))
         if merged.news:
+            self._changed_at[name] = now
             relays = tuple(p for p in self._relay(peer) if p != peer)
-            self._spread(channel, merged.news, relays, now)
-            effects.append(Notify(Changed(channel, merged.news)))
+            self._spread(name, merged.news, relays, now)
+            effects.append(Notify(Changed(name, merged.news)))
+        return effects
+
+    def _refuse(
+        self, channel: str, rejected: list[Rejected], stamps: dict[bytes, int], source: PeerName
+    ) -> list[GossipEffect]:
+        pairs = [(item, stamps.get(item.key, 0)) for item in rejected]
+        return [Notify(event) for event in self._quarantine.refuse(channel, pairs, source)]
 
     def _channel(self, name: str) -> Channel | None:
         """The channel, or a surrogate for one nobody here knows; None when there are too many."""
-        if name not in self._channels:
-            surrogates = sum(isinstance(c, Surrogate) for c in self._channels.values())
-            if surrogates >= MAX_SURROGATES:
-                return None
-            self._channels[name] = Surrogate(name, self._allowance)
-        return self._channels[name]
+        channel = self._channels.get(name)
+        if channel is None and self._surrogates < MAX_SURROGATES:
+            self._surrogates += 1
+            channel = self._channels[name] = Surrogate(name, self._allowance)
+        return channel
 
     # ---- digests
 
     def _summary(self) -> Summary:
-        return Summary(
-            tuple(
-                ChannelSummary(name, len(digest), summary_hash(digest))
-                for name, digest in (
-                    (name, dict(channel.digest())) for name, channel in self._channels.items()
-                )
-            )
-        )
+        channels = []
+        for name, channel in self._channels.items():
+            digest = channel.digest()
+            channels.append(ChannelSummary(name, len(digest), summary_hash(digest)))
+        return Summary(tuple(channels))
 
-    def _compare_with(self, count: int, effects: list[GossipEffect]) -> None:
-        peers = [p for p in self._pending if p not in self._paused]
+    def _compare_with(self, count: int) -> list[GossipEffect]:
+        peers = self._backlog.ready
         chosen = self._rng.sample(peers, min(count, len(peers)))
-        effects.extend(self._send(peer, self._summary()) for peer in chosen)
+        summary = self._summary()
+        return [self._send(peer, summary) for peer in chosen]
 
-    def _compare(
-        self, peer: PeerName, summary: ChannelSummary, effects: list[GossipEffect]
-    ) -> None:
-        """Their summary of one channel: if ours differs, list our keys for them to compare."""
-        known = self._channels.get(summary.channel)
-        digest = {} if known is None else dict(known.digest())
-        if len(digest) == summary.items and summary_hash(digest) == summary.hash:
-            return
-        ordered = sorted(digest.items())
-        cuts = list(range(0, max(1, len(ordered)), BATCH_KEYS))
-        for n, cut in enumerate(cuts):
-            low = b"" if n == 0 else ordered[cut][0]
-            high = b"" if n + 1 == len(cuts) else ordered[cuts[n + 1]][0]
-            part = tuple(ordered[cut : cut + BATCH_KEYS])
-            effects.append(self._send(peer, Keys(summary.channel, low, high, part)))
+    def _unequal(self, summaries: tuple[ChannelSummary, ...]) -> list[str]:
+        """The channels that differ. Of those they did not name, they hold nothing."""
+        theirs = {summary.channel: (summary.items, summary.hash) for summary in summaries}
+        unequal = []
+        for name in {**theirs, **self._channels}:
+            known = self._channels.get(name)
+            if known is None and self._surrogates >= MAX_SURROGATES:
+                continue
+            digest = {} if known is None else known.digest()
+            ours = (len(digest), summary_hash(digest))
+            if theirs.get(name, (0, summary_hash({}))) != ours:
+                unequal.append(name)
+        return unequal
 
-    def _answer(self, peer: PeerName, keys: Keys, effects: list[GossipEffect]) -> None:
-        """Their keys in a range: send what they lack, ask for what we lack."""
+    def _differing(self, peer: PeerName, keys: Keys, now: Instant) -> list[GossipEffect]:
+        """Their keys in a range: owe them what they lack, and ask for what we lack."""
         known = self._channels.get(keys.channel)
-        ours = {} if known is None else dict(known.digest())
+        if known is None and self._surrogates >= MAX_SURROGATES:
+            return []
+        newer, wanted = difference({} if known is None else known.digest(), keys)
+        self._backlog.owe(peer, keys.channel, newer)
+        self._flush_by(now)
+        if self._backlog.is_paused(peer):
+            return []  # it will be compared with again when it reads
         theirs = dict(keys.stamps)
-        wanted = tuple(k for k, stamp in theirs.items() if ours.get(k, -1) < stamp)
-        newer = tuple(
-            k
-            for k, stamp in ours.items()
-            if k >= keys.low and (not keys.high or k < keys.high) and theirs.get(k, -1) < stamp
-        )
-        if newer:
-            effects += self._items(peer, keys.channel, newer)
-        for at in range(0, len(wanted), BATCH_KEYS):
-            part = wanted[at : at + BATCH_KEYS]
-            effects.append(self._send(peer, Want(keys.channel, part)))
+        wanted = [
+            key
+            for key in wanted
+            if not self._quarantine.is_refused(peer, keys.channel, key, theirs[key])
+        ]
+        return [
+            self._send(peer, Want(keys.channel, tuple(wanted[at : at + BATCH_KEYS])))
+            for at in range(0, len(wanted), BATCH_KEYS)
+        ]
 
     # ---- outputs
 
@@ -326,11 +337,35 @@ class Gossip:
         return effects
 
 
-def summary_hash(digest: dict[bytes, int]) -> bytes:
-    """16 octets that are equal for equal (key, stamp) sets, in whatever order they are held."""
-    total = 0
-    for key, stamp in digest.items():
-        total ^= int.from_bytes(
-            sha256(stamp.to_bytes(STAMP_SIZE, "big") + key).digest()[:HASH_SIZE]
-        )
-    return total.to_bytes(HASH_SIZE, "big")
+class _Parcel:
+    """Messages for one neighbour in the making, items packed together per channel."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._messages: list[bytes] = []
+        self._channel = UNKNOWN
+        self._batch: list[tuple[bytes, int, bytes]] = []
+        self._size = 0
+
+    def put(self, message: GossipMessage) -> None:
+        octets = encode(message)
+        self._messages.append(octets)
+        self.total += len(octets)
+
+    def add(self, channel: str, item: Item) -> None:
+        if channel != self._channel or self._size > BATCH_OCTETS:
+            self._close()
+            self._channel = channel
+        self._batch.append((item.key, item.stamp, item.payload))
+        octets = len(item.key) + STAMP_SIZE + len(item.payload)
+        self._size += octets
+        self.total += octets
+
+    def closed(self) -> list[bytes]:
+        self._close()
+        return self._messages
+
+    def _close(self) -> None:
+        if self._batch:
+            self._messages.append(encode(Items(self._channel, tuple(self._batch))))
+        self._batch, self._size = [], 0

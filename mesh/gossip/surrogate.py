@@ -15,10 +15,10 @@ from mesh.names import PeerName
 MAX_ITEMS = 10_000
 MAX_OCTETS = 16 * 1024 * 1024
 MAX_SURROGATES = 32
-"""Bounds of what a neighbour can make us hold on behalf of channels nobody here asked for."""
+"""Bounds of what neighbours can make us hold on behalf of channels nobody here asked for."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Allowance:
     """What is left for surrogates, shared by all of them."""
 
@@ -33,27 +33,39 @@ class Surrogate:
         self.name = name
         self._allowance = allowance
         self._items: dict[bytes, Item] = {}
+        self._stamps: dict[bytes, int] = {}
 
     def digest(self) -> Mapping[bytes, int]:
-        return {key: item.stamp for key, item in self._items.items()}
+        return self._stamps
 
     def items(self, keys: Iterable[bytes]) -> list[Item]:
         return [self._items[key] for key in keys if key in self._items]
 
     def merge(self, items: Sequence[Item], source: PeerName, now: Instant) -> Merged:
-        news: list[bytes] = []
+        """Keep what is newer, as far as the allowance goes."""
+        news: dict[bytes, None] = {}
         rejected: list[Rejected] = []
-        left = self._allowance
         for item in items:
-            held = self._items.get(item.key)
-            if held is not None and held.stamp >= item.stamp:
+            if self._stamps.get(item.key, -1) >= item.stamp:
                 continue
-            growth = len(item.payload) - (0 if held is None else len(held.payload))
-            if (held is None and left.items < 1) or left.octets < growth:
+            if self._keep(item):
+                news[item.key] = None
+            else:
                 rejected.append(Rejected(item.key, "surrogate-full"))
-                continue
-            left.items -= held is None
-            left.octets -= growth
-            self._items[item.key] = item
-            news.append(item.key)
         return Merged(tuple(news), tuple(rejected))
+
+    def _keep(self, item: Item) -> bool:
+        held = self._items.get(item.key)
+        growth = _size(item) - (0 if held is None else _size(held))
+        left = self._allowance
+        if (held is None and left.items < 1) or left.octets < growth:
+            return False
+        left.items -= held is None
+        left.octets -= growth
+        self._items[item.key] = item
+        self._stamps[item.key] = item.stamp
+        return True
+
+
+def _size(item: Item) -> int:
+    return len(item.key) + len(item.payload)

@@ -33,11 +33,27 @@ SUSPECT_AT = 0.6
 """Share of the timeout after which others are asked."""
 
 MAX_VOUCHES = 3
-LATE = 0.25
-"""Seconds of lateness of our own timer that count as starvation."""
+"""Timeouts a suspect gets on the word of others. More would let one liar keep the dead alive."""
+
+LATE = 0.05
+"""Lateness of our own timer that counts as starvation, as a share of the timeout: a loop that is
+busy is a few hundredths of a second late."""
+
+REMEMBERED = 16
+"""Probes whose sending time is kept: an echo later than that measures nothing of use."""
+
+CLOCKS_DIFFER = 1e-3
+"""Seconds by which two clocks may count the time differently that a probe was held. A peer that
+claims to have held one for longer than it was away, and more than that, is not believed."""
 
 SMOOTHING = 0.125
 """Weight of a new round trip in the smoothed one (RFC 6298's alpha)."""
+
+
+class ReplayedProbeError(MalformedMessageError):
+    """Heard before, or overtaken by a later one on the way. It proves nothing."""
+
+    reason = "replayed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +112,21 @@ class Liveness:
         return self._probe(now)
 
     def receive_probe(self, data: bytes, now: Instant) -> list[LivenessEffect]:
-        """A datagram that says it is this peer's. Raises MalformedMessageError when it lies."""
+        """A datagram that says it is this peer's. Raises MalformedMessageError when it lies, and
+        then nothing has changed."""
         probe = Probe.decode(data, self._key)
         if (probe.sender, probe.receiver) != (self._peer, self._us):
             raise MalformedMessageError("a probe for somebody else")
         if probe.sequence <= self._heard_sequence:
-            raise MalformedMessageError("a probe heard before")
+            raise ReplayedProbeError(f"probe {probe.sequence} again")
         self._heard_sequence, self._heard_probe_at = probe.sequence, now
         effects = self.heard(now)
         sent = self._sent.pop(probe.echo, None)
-        if sent is not None:
-            sample = max(0.0, now - sent - probe.held_us / 1e6)
+        if sent is None:
+            return effects
+        sample = now - sent - probe.held_us / 1e6
+        if sample >= -CLOCKS_DIFFER:
+            sample = max(0.0, sample)
             self.rtt = sample if self.rtt is None else self.rtt + SMOOTHING * (sample - self.rtt)
             effects.append(Notify(Measured(self.rtt)))
         return effects
@@ -132,7 +152,7 @@ class Liveness:
         if self._dead or self._wake is None or self._silent_since is None:
             return []
         late = now - self._wake
-        if late > LATE:
+        if late > LATE * self._timeout:
             self._silent_since = Instant(self._silent_since + late)
         silence = now - self._silent_since
         if silence >= self._timeout:
@@ -149,13 +169,12 @@ class Liveness:
     def _probe(self, now: Instant) -> list[LivenessEffect]:
         self._sequence += 1
         self._sent[self._sequence] = now
-        self._sent.pop(self._sequence - 16, None)
+        self._sent.pop(self._sequence - REMEMBERED, None)
         held = 0 if self._heard_probe_at is None else int((now - self._heard_probe_at) * 1e6)
         probe = Probe(
             self._us,
             self._peer,
             self._sequence,
-            int(now * 1e6) & (2**64 - 1),
             self._heard_sequence,
             min(held, 2**32 - 1),
         )

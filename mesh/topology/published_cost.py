@@ -1,4 +1,4 @@
-"""A measured round trip, published only when it has really changed.
+"""A measured round trip, published only when it has really changed (docs/protocol.md 8.5).
 
 Costs that follow every jitter would make the whole mesh compute routes for ever.
 """
@@ -28,7 +28,7 @@ class PublishedCost:
 
     def update(self, rtt: float, now: Instant) -> int:
         """The cost to publish, given the smoothed round trip in seconds."""
-        measured = min(MAX_US, max(1, int(rtt * 1e6)))
+        measured = int(min(MAX_US, max(1.0, rtt * 1e6)))
         if self._us is None or self._at is None:
             self._us, self._at = measured, now
         elif now - self._at >= INTERVAL:

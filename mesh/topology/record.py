@@ -7,11 +7,20 @@
     | edges: count u16, edge … | signature 64
 
     edge: peer 8 | cost µs u32 | established u8 | mtu u16 | host text | port u16 (0: no endpoint)
+
+What a record says is shown to operators and dialled by other peers, so ``decode`` admits only
+texts without control characters and endpoints that are addresses. It admits one form only: what
+it reads, ``encode`` writes octet for octet.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from ipaddress import ip_address
+from itertools import pairwise
+from struct import Struct
 from typing import Self
 
 from mesh.crypto.identity import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, Identity, verify
@@ -23,7 +32,17 @@ FORMAT = 1
 CONTEXT = b"weaver topology v1"
 MAX_EDGES = 1000
 MAX_TEXTS = 32
+MAX_TEXT = 255
 MAX_SHORT_ID = 4095
+
+MAX_VERSION = 2**48
+"""A version above this was not reached by counting: it would leave the owner no room above."""
+
+_EDGE = Struct("!8sIBHH")
+"""Peer, cost, established, mtu, and the length of the host's text."""
+
+_HEAD = Struct("!B32sQQ")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -92,6 +111,15 @@ class Record:
     def encode(self) -> bytes:
         return self.signed_part() + self.signature
 
+    @property
+    def problem(self) -> str:
+        """Why no peer would read this record, "" when there is no reason."""
+        try:
+            self.decode(self.encode())
+        except MalformedMessageError as err:
+            return str(err)
+        return ""
+
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises MalformedMessageError. Says nothing of the signature."""
@@ -99,22 +127,18 @@ class Record:
         if (version := reader.u8()) != FORMAT:
             raise MalformedMessageError(f"topology record format {version}")
         public_key, uid, edit = reader.raw(PUBLIC_KEY_SIZE), reader.u64(), reader.u64()
+        if edit > MAX_VERSION:
+            raise MalformedMessageError(f"version {edit}")
         short_id, mtu = reader.u16(), reader.u16()
         if short_id > MAX_SHORT_ID:
             raise MalformedMessageError(f"short ID {short_id}")
-        nickname, program = reader.text(limit=255), reader.text(limit=255)
-        overlays = tuple(reader.text(limit=32) for _ in range(_count(reader.u8())))
+        nickname, program = _text(reader), _text(reader)
+        overlays = tuple(_text(reader, 32) for _ in range(_count(reader.u8(), MAX_TEXTS)))
         features = tuple(
-            (reader.text(limit=64), reader.text(limit=255)) for _ in range(_count(reader.u8()))
+            (_text(reader, 64), _text(reader)) for _ in range(_count(reader.u8(), MAX_TEXTS))
         )
-        number = reader.u16()
-        if number > MAX_EDGES:
-            raise MalformedMessageError(f"{number} edges")
-        edges = tuple(_edge(reader) for _ in range(number))
-        if list(edges) != sorted(edges, key=lambda e: e.peer) or len(
-            {edge.peer for edge in edges}
-        ) != len(edges):
-            raise MalformedMessageError("edges are not sorted, or repeat a peer")
+        edges = tuple(_edge(reader) for _ in range(_count(reader.u16(), MAX_EDGES)))
+        _check_order(public_key, edges)
         signature = reader.raw(SIGNATURE_SIZE)
         reader.end()
         return cls(
@@ -132,17 +156,75 @@ class Record:
         )
 
 
-def _count(number: int) -> int:
-    if number > MAX_TEXTS:
-        raise MalformedMessageError(f"{number} entries, at most {MAX_TEXTS} allowed")
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Whose record an encoding says it is and how new, before anything of it is believed."""
+
+    public_key: bytes
+    stamp: int
+
+    @property
+    def name(self) -> PeerName:
+        return PeerName.of(self.public_key)
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Raises MalformedMessageError."""
+        if len(data) < _HEAD.size + SIGNATURE_SIZE:
+            raise MalformedMessageError(f"a topology record of {len(data)} octets")
+        version, public_key, uid, edit = _HEAD.unpack_from(data)
+        if version != FORMAT:
+            raise MalformedMessageError(f"topology record format {version}")
+        return cls(public_key, edit << 64 | uid)
+
+    def is_genuine(self, data: bytes) -> bool:
+        """Whether the holder of the key signed exactly these octets."""
+        part, signature = data[:-SIGNATURE_SIZE], data[-SIGNATURE_SIZE:]
+        return verify(self.public_key, CONTEXT, part, signature)
+
+
+@lru_cache(maxsize=4096)
+def is_address(host: str) -> bool:
+    """Whether this is an IP address as endpoints have it: no zone, no brackets, no name."""
+    try:
+        return "%" not in host and not ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _text(reader: Reader, limit: int = MAX_TEXT) -> str:
+    text = reader.text(limit=limit)
+    if _CONTROL.search(text):
+        raise MalformedMessageError("a text with control characters")
+    return text
+
+
+def _count(number: int, limit: int) -> int:
+    if number > limit:
+        raise MalformedMessageError(f"{number} entries, at most {limit} allowed")
     return number
 
 
 def _edge(reader: Reader) -> Edge:
-    peer, cost = reader.name(), reader.u32()
-    established = reader.u8()
+    peer, cost, established, mtu, size = _EDGE.unpack(reader.raw(_EDGE.size))
+    host = reader.raw(size).decode("ascii", "replace")
+    port = reader.u16()
     if established > 1:
         raise MalformedMessageError(f"a boolean of {established}")
-    mtu, host, port = reader.u16(), reader.text(limit=64), reader.u16()
-    endpoint = Endpoint(host, port) if port else None
-    return Edge(peer, cost, bool(established), mtu, endpoint)
+    if is_address(host) if port else not host:
+        return Edge(PeerName(peer), cost, bool(established), mtu, _endpoint(host, port))
+    raise MalformedMessageError("an endpoint that is no address")
+
+
+@lru_cache(maxsize=4096)
+def _endpoint(host: str, port: int) -> Endpoint | None:
+    """One object for the many records that name the same endpoint."""
+    return Endpoint(host, port) if port else None
+
+
+def _check_order(public_key: bytes, edges: tuple[Edge, ...]) -> None:
+    peers = [edge.peer.octets for edge in edges]
+    if any(a >= b for a, b in pairwise(peers)):
+        raise MalformedMessageError("edges are not sorted, or repeat a peer")
+    if PeerName.of(public_key).octets in peers:
+        raise MalformedMessageError("an edge to its own end")

@@ -4,6 +4,9 @@ An edge carries frames when both its ends call it established; it costs the larg
 published round trips plus a toll per hop, which keeps paths from wandering over differences of
 microseconds. Equal costs are decided by fewer hops, then by name, so there is no tie.
 Source: E. W. Dijkstra, 1959; one run per root.
+
+Inside, peers are numbers in the order of their names: to compare numbers is to compare names, at
+a tenth of the time.
 """
 
 from __future__ import annotations
@@ -29,85 +32,130 @@ class Route:
     mtu: int
 
 
-Graph = dict[PeerName, dict[PeerName, tuple[int, int]]]
-"""Neighbour -> (cost, mtu) of each peer; symmetric."""
+Graph = list[list[tuple[int, int, int]]]
+"""(neighbour, cost, mtu) of each peer; symmetric."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Routes:
-    """What one peer needs to forward: next hops, and its children in every broadcast tree."""
+    """What one peer needs to forward: next hops, and its children in every broadcast tree.
+
+    ``unicast``: over edges that carry frames. ``control_unicast``: over control connections, for
+    messages between daemons. Neither has an entry for ``us``.
+    """
 
     us: PeerName
     unicast: Mapping[PeerName, Route]
     control_unicast: Mapping[PeerName, PeerName]
+    _names: list[PeerName]
+    _numbers: dict[bytes, int]
     _graph: Graph
-    _children: dict[PeerName, tuple[PeerName, ...]] = field(default_factory=dict)
+    _children: dict[int, tuple[PeerName, ...]] = field(default_factory=dict)
 
     def broadcast(self, origin: PeerName) -> tuple[PeerName, ...]:
         """Whom we pass a broadcast of ``origin`` on to; the same tree at every peer."""
-        if origin not in self._children:
-            parents = _tree(self._graph, origin)[1]
-            mine = sorted(p for p, parent in parents.items() if parent == self.us)
-            self._children[origin] = tuple(mine)
-        return self._children[origin]
+        root, us = self._numbers.get(origin.octets), self._numbers.get(self.us.octets)
+        if root is None or us is None:
+            return ()
+        if root not in self._children:
+            parents = _tree(self._graph, root).parents
+            self._children[root] = tuple(
+                self._names[peer] for peer, parent in enumerate(parents) if parent == us
+            )
+        return self._children[root]
 
 
 def compute(records: Mapping[PeerName, Record], us: PeerName) -> Routes:
-    data, control = _graphs(records)
-    costs, parents = _tree(data, us)
+    """The routes of ``us`` in this view, which contains ``us``."""
+    names = sorted(records, key=_octets)
+    numbers = {name.octets: number for number, name in enumerate(names)}
+    data, control = _graphs([records[name] for name in names], numbers)
+    root = numbers[us.octets]
+    tree = _tree(data, root)
     unicast: dict[PeerName, Route] = {}
-    # In order of distance, so that a peer's parent is done before it.
-    for peer in sorted(parents, key=costs.__getitem__):
-        parent = parents[peer]
-        cost, hops, _ = costs[peer]
-        mtu = data[parent][peer][1]
-        if parent == us:
-            unicast[peer] = Route(peer, 1, cost, mtu)
+    # In order of settling, so that a peer's parent is done before it.
+    for peer in tree.order[1:]:
+        parent = tree.parents[peer]
+        mtu = next(mtu for other, _, mtu in data[peer] if other == parent)
+        if parent == root:
+            unicast[names[peer]] = Route(names[peer], 1, tree.costs[peer], mtu)
         else:
-            before = unicast[parent]
-            unicast[peer] = Route(before.next_hop, hops, cost, min(before.mtu, mtu))
-    hops_to: dict[PeerName, PeerName] = {}
-    control_costs, control_parents = _tree(control, us)
-    for peer in sorted(control_parents, key=control_costs.__getitem__):
-        parent = control_parents[peer]
-        hops_to[peer] = peer if parent == us else hops_to[parent]
-    return Routes(us, unicast, hops_to, data)
+            before = unicast[names[parent]]
+            unicast[names[peer]] = Route(
+                before.next_hop, tree.hops[peer], tree.costs[peer], min(before.mtu, mtu)
+            )
+    if control is not data:
+        tree = _tree(control, root)
+    next_hops: dict[PeerName, PeerName] = {}
+    for peer in tree.order[1:]:
+        parent = tree.parents[peer]
+        next_hops[names[peer]] = names[peer] if parent == root else next_hops[names[parent]]
+    return Routes(us, unicast, next_hops, names, numbers, data)
 
 
-def _graphs(records: Mapping[PeerName, Record]) -> tuple[Graph, Graph]:
-    """(edges that carry frames, edges that carry control messages)."""
-    data: Graph = {name: {} for name in records}
-    control: Graph = {name: {} for name in records}
-    sides = {name: {e.peer: e for e in record.edges} for name, record in records.items()}
-    for name, edges in sides.items():
-        for peer, edge in edges.items():
-            back = sides.get(peer, {}).get(name)
-            if back is None:
+def _octets(name: PeerName) -> bytes:
+    return name.octets
+
+
+def _graphs(records: list[Record], numbers: dict[bytes, int]) -> tuple[Graph, Graph]:
+    """(edges that carry frames, edges that carry control messages), those both ends know of."""
+    control: Graph = [[] for _ in records]
+    silent: set[tuple[int, int]] = set()
+    sides = [{edge.peer.octets: edge for edge in record.edges} for record in records]
+    for octets, low in numbers.items():
+        of_low = control[low]
+        for other, edge in sides[low].items():
+            high = numbers.get(other, -1)
+            if high <= low or (back := sides[high].get(octets)) is None:
                 continue
             cost = max(edge.cost_us, back.cost_us) + HOP_TOLL_US
-            control[name][peer] = (cost, 0)
-            if edge.established and back.established:
-                data[name][peer] = (cost, min(edge.mtu, back.mtu))
+            mtu = min(edge.mtu, back.mtu)
+            of_low.append((high, cost, mtu))
+            control[high].append((low, cost, mtu))
+            if not (edge.established and back.established):
+                silent.update(((low, high), (high, low)))
+    if not silent:
+        return control, control
+    data = [
+        [edge for edge in edges if (peer, edge[0]) not in silent]
+        for peer, edges in enumerate(control)
+    ]
     return data, control
 
 
-Cost = tuple[int, int, bytes]
+@dataclass(slots=True)
+class _Tree:
+    """Per peer what leads to it, -1 where nothing does; ``order``: settled, the root first."""
+
+    costs: list[int]
+    hops: list[int]
+    parents: list[int]
+    order: list[int]
 
 
-def _tree(graph: Graph, root: PeerName) -> tuple[dict[PeerName, Cost], dict[PeerName, PeerName]]:
-    """(cost, hops, name of the parent) and parent of every peer that ``root`` reaches."""
-    costs: dict[PeerName, Cost] = {}
-    parents: dict[PeerName, PeerName] = {}
-    heap: list[tuple[int, int, bytes, bytes]] = [(0, 0, b"", root.octets)]
+def _tree(graph: Graph, root: int) -> _Tree:
+    """Of all shortest paths from ``root`` the one with fewest hops, then with the lowest parent."""
+    size = len(graph)
+    tree = _Tree([-1] * size, [-1] * size, [-1] * size, [])
+    best: list[tuple[int, int, int] | None] = [None] * size
+    settled = [False] * size
+    heap: list[tuple[int, int, int, int]] = [(0, 0, -1, root)]
     while heap:
-        cost, hops, parent, octets = heapq.heappop(heap)
-        peer = PeerName(octets)
-        if peer in costs:
+        cost, hops, parent, peer = heapq.heappop(heap)
+        if settled[peer]:
             continue
-        costs[peer] = (cost, hops, parent)
-        if parent:
-            parents[peer] = PeerName(parent)
-        for other, (step, _) in graph.get(peer, {}).items():
-            if other not in costs:
-                heapq.heappush(heap, (cost + step, hops + 1, octets, other.octets))
-    return costs, parents
+        settled[peer] = True
+        tree.costs[peer], tree.hops[peer], tree.parents[peer] = cost, hops, parent
+        tree.order.append(peer)
+        for other, step, _ in graph[peer]:
+            if settled[other]:
+                continue
+            known = best[other]
+            reached = cost + step
+            if known is not None and known[0] < reached:
+                continue
+            offer = (reached, hops + 1, peer)
+            if known is None or offer < known:
+                best[other] = offer
+                heapq.heappush(heap, (reached, hops + 1, peer, other))
+    return tree

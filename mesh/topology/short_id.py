@@ -1,7 +1,7 @@
 """Short IDs: 12 bits for the data plane, drawn by each peer, collisions resolved by name.
 
 Rule: of two peers with one short ID, the lower name keeps it; the other draws again from what
-nobody uses (docs/protocol.md 7.4).
+nobody holds (docs/protocol.md 7.5).
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from random import Random
 
 LAST = 4095
+
+NONE_FREE = "no-short-id-free"
+"""Why a peer has no short ID: its frames cannot be addressed until somebody leaves."""
 
 
 def choose(

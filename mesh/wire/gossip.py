@@ -6,7 +6,8 @@
     ITEMS    4 | channel text | count u32 | (key block1, stamp 16, payload block4) …
 
 KEYS speaks for every key from ``low`` on and below ``high`` (empty: no end): a key in that range
-that it does not list is one its sender does not hold.
+that it does not list is one its sender does not hold. The sizes of single items are judged where
+items are (``oversized``), so that one that is too large costs only itself.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ MAX_PAYLOAD = 64 * 1024
 refused before it is decoded."""
 
 MAX_CHANNEL_NAME = 64
+MAX_CHANNELS = 64
+"""Channels of one SUMMARY: each may be answered by all its keys, so there are no more than a peer
+can hold, and none twice."""
 
 
 class GossipKind(IntEnum):
@@ -104,12 +108,7 @@ def decode(data: bytes) -> GossipMessage:
     message: GossipMessage
     match kind:
         case GossipKind.SUMMARY:
-            message = Summary(
-                tuple(
-                    ChannelSummary(_channel(reader), reader.u32(), reader.raw(HASH_SIZE))
-                    for _ in range(reader.u16())
-                )
-            )
+            message = _summary(reader)
         case GossipKind.KEYS:
             channel, low = _channel(reader), reader.block(limit=MAX_KEY)
             high = reader.block(limit=MAX_KEY)
@@ -123,11 +122,7 @@ def decode(data: bytes) -> GossipMessage:
             message = Items(
                 _channel(reader),
                 tuple(
-                    (
-                        _key(reader),
-                        reader.uint(STAMP_SIZE),
-                        reader.block(size=4, limit=MAX_PAYLOAD),
-                    )
+                    (reader.block(size=1), reader.uint(STAMP_SIZE), reader.block(size=4))
                     for _ in range(_count(reader, 21))
                 ),
             )
@@ -137,8 +132,28 @@ def decode(data: bytes) -> GossipMessage:
     return message
 
 
+def oversized(key: bytes, payload: bytes) -> bool:
+    """Whether an item is larger than any channel may make one."""
+    return len(key) > MAX_KEY or len(payload) > MAX_PAYLOAD
+
+
+def _summary(reader: Reader) -> Summary:
+    count = reader.u16()
+    if count > MAX_CHANNELS:
+        raise MalformedMessageError(f"{count} channels, at most {MAX_CHANNELS} allowed")
+    channels = tuple(
+        ChannelSummary(_channel(reader), reader.u32(), reader.raw(HASH_SIZE)) for _ in range(count)
+    )
+    if len({summary.channel for summary in channels}) != count:
+        raise MalformedMessageError("a channel twice in one summary")
+    return Summary(channels)
+
+
 def _channel(reader: Reader) -> str:
-    return reader.text(limit=MAX_CHANNEL_NAME)
+    name = reader.text(limit=MAX_CHANNEL_NAME)
+    if not name or not (name.isascii() and name.isprintable()):
+        raise MalformedMessageError("a channel's name that cannot be shown")
+    return name
 
 
 def _key(reader: Reader) -> bytes:

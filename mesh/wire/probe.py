@@ -2,7 +2,7 @@
 
 ::
 
-    "wvp1" | sender 8 | receiver 8 | sequence u32 | sent µs u64 | echo u32 | held µs u32 | tag 16
+    "wvp1" | sender 8 | receiver 8 | sequence u32 | echo u32 | held µs u32 | tag 16
 
 ``echo`` is the newest sequence heard of the other end (0: none), ``held`` how long ago in
 microseconds; the tag is HMAC-SHA256 under the connection's own key, cut to 16 octets.
@@ -19,9 +19,15 @@ from mesh.errors import MalformedMessageError
 from mesh.names import PeerName
 
 MAGIC = b"wvp1"
-_LAYOUT = Struct("!4s8s8sIQII")
+_LAYOUT = Struct("!4s8s8sIII")
 TAG_SIZE = 16
 SIZE = _LAYOUT.size + TAG_SIZE
+
+
+class ForgedProbeError(MalformedMessageError):
+    """Made without the connection's key, or altered."""
+
+    reason = "forged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,6 @@ class Probe:
     sender: PeerName
     receiver: PeerName
     sequence: int
-    sent_us: int
     echo: int
     held_us: int
 
@@ -39,7 +44,6 @@ class Probe:
             self.sender.octets,
             self.receiver.octets,
             self.sequence,
-            self.sent_us,
             self.echo,
             self.held_us,
         )
@@ -47,13 +51,13 @@ class Probe:
 
     @classmethod
     def decode(cls, data: bytes, key: bytes) -> Self:
-        """Raises MalformedMessageError, also for a tag that is not its key's."""
+        """Raises MalformedMessageError; ForgedProbeError for a tag that is not this key's."""
         _check_form(data)
         body, tag = data[:-TAG_SIZE], data[-TAG_SIZE:]
         if not hmac.compare_digest(hmac.digest(key, body, "sha256")[:TAG_SIZE], tag):
-            raise MalformedMessageError("a probe whose tag is wrong")
-        _, sender, receiver, sequence, sent, echo, held = _LAYOUT.unpack(body)
-        return cls(PeerName(sender), PeerName(receiver), sequence, sent, echo, held)
+            raise ForgedProbeError("a probe whose tag is wrong")
+        _, sender, receiver, sequence, echo, held = _LAYOUT.unpack(body)
+        return cls(PeerName(sender), PeerName(receiver), sequence, echo, held)
 
 
 def probe_sender(data: bytes) -> PeerName:
