@@ -7,26 +7,51 @@ wrapped in a few plain functions. Errors are OSError with the kernel's own numbe
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 CLONE_NEWNET = 0x40000000
+NS_GET_NSTYPE = 0xB703
+IFF_UP = 1
+IFA_F_NODAD = 0x02
+"""No duplicate address detection: the allocator gave the address to nobody else."""
+
+RT_TABLE_MAIN = 254
+DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
+
 T = TypeVar("T")
 
 
-def _checked(call: Callable[[], T], what: str) -> T:
-    try:
-        return call()
-    except NetlinkError as err:
-        raise OSError(err.code, f"{what}: {os.strerror(err.code)}") from err
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What there is to say of a device; ``master`` is the index of its bridge, if any."""
+
+    index: int
+    mtu: int
+    mac: str
+    master: int | None
+    is_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Veth:
+    """A pair: the host's end under its name, the pod's end under its own, each with its MTU."""
+
+    host: str
+    host_mtu: int
+    pod: str
+    pod_mtu: int
 
 
 class Netlink:
-    """Links, addresses and routes of the namespace that this process is in."""
+    """Links, addresses and routes of the namespace this process is in when one is made."""
 
     def __init__(self) -> None:
         self._ipr: Any = IPRoute()
@@ -34,121 +59,136 @@ class Netlink:
     def close(self) -> None:
         self._ipr.close()
 
-    def index(self, name: str) -> int | None:
-        found = self._ipr.link_lookup(ifname=name)
-        return found[0] if found else None
-
-    def link(self, name: str) -> dict[str, Any] | None:
-        """What there is to say of a device: index, mtu, mac, master index, whether it is up."""
-        index = self.index(name)
-        if index is None:
-            return None
-        got = _checked(lambda: self._ipr.get_links(index), f"read {name}")[0]
-        return {
-            "index": index,
-            "mtu": got.get_attr("IFLA_MTU"),
-            "mac": got.get_attr("IFLA_ADDRESS"),
-            "master": got.get_attr("IFLA_MASTER"),
-            "up": bool(got["flags"] & 1),
-        }
+    def link(self, name: str) -> Link | None:
+        try:
+            got = self._ipr.link("get", ifname=name)[0]
+        except NetlinkError as err:
+            if err.code == errno.ENODEV:
+                return None
+            raise _named(err, f"read {name}") from err
+        return Link(
+            index=got["index"],
+            mtu=got.get_attr("IFLA_MTU"),
+            mac=got.get_attr("IFLA_ADDRESS"),
+            master=got.get_attr("IFLA_MASTER"),
+            is_up=bool(got["flags"] & IFF_UP),
+        )
 
     def ensure_bridge(self, name: str, mtu: int, mac: str) -> None:
-        """A bridge that forwards everything and remembers nothing it should not."""
-        if self.index(name) is None:
+        """A bridge without spanning tree (its ports forward at once) and multicast snooping (the
+        mesh behind it answers no IGMP queries, so what is multicast must be flooded)."""
+        if self.link(name) is None:
             _checked(
                 lambda: self._ipr.link(
                     "add", ifname=name, kind="bridge", br_stp_state=0, br_mcast_snooping=0
                 ),
                 f"add bridge {name}",
             )
-        index = self.index(name)
-        _checked(
-            lambda: self._ipr.link("set", index=index, address=mac, mtu=mtu, state="up"),
-            f"set up {name}",
-        )
+        self._set(name, address=mac, mtu=mtu, state="up")
 
     def enslave(self, name: str, bridge: str, mtu: int) -> None:
-        index, master = self.index(name), self.index(bridge)
-        _checked(
-            lambda: self._ipr.link("set", index=index, master=master, mtu=mtu, state="up"),
-            f"put {name} on {bridge}",
-        )
+        master = self._index(bridge)
+        self._set(name, master=master, mtu=mtu, state="up")
 
-    def add_veth(self, host: str, host_mtu: int, peer: str, namespace_fd: int, mtu: int) -> None:
+    def add_veth(self, veth: Veth, namespace_fd: int) -> None:
         """A pair whose other end is born inside the namespace, under its final name."""
+        peer = {"ifname": veth.pod, "net_ns_fd": namespace_fd, "mtu": veth.pod_mtu}
         _checked(
             lambda: self._ipr.link(
-                "add",
-                ifname=host,
-                kind="veth",
-                mtu=host_mtu,
-                peer={"ifname": peer, "net_ns_fd": namespace_fd, "mtu": mtu},
+                "add", ifname=veth.host, kind="veth", mtu=veth.host_mtu, peer=peer
             ),
-            f"add {peer}",
+            f"add {veth.pod}",
         )
 
     def delete(self, name: str) -> bool:
         """Whether there was something to delete."""
-        index = self.index(name)
-        if index is None:
-            return False
-        _checked(lambda: self._ipr.link("del", index=index), f"delete {name}")
+        try:
+            self._ipr.link("del", ifname=name)
+        except NetlinkError as err:
+            if err.code == errno.ENODEV:
+                return False
+            raise _named(err, f"delete {name}") from err
         return True
 
-    def set_up(self, name: str, *, mac: str | None = None, mtu: int | None = None) -> None:
-        index = self.index(name)
-        wanted: dict[str, Any] = {"state": "up"}
-        if mac is not None:
-            wanted["address"] = mac
-        if mtu is not None:
-            wanted["mtu"] = mtu
-        _checked(lambda: self._ipr.link("set", index=index, **wanted), f"set up {name}")
+    def set_up(self, name: str) -> None:
+        self._set(name, state="up")
+
+    def set_mac(self, name: str, mac: str) -> None:
+        self._set(name, address=mac)
 
     def add_address(self, name: str, address: str, prefix: int) -> None:
-        index = self.index(name)
-        extra: dict[str, Any] = {}
-        if ":" in address:
-            extra["flags"] = 0x02  # IFA_F_NODAD: the allocator has detected duplicates already
+        index = self._index(name)
+        extra = {"flags": IFA_F_NODAD} if ":" in address else {}
         try:
             self._ipr.addr("add", index=index, address=address, prefixlen=prefix, **extra)
         except NetlinkError as err:
-            if err.code != 17:  # EEXIST: it has it, which is what was wanted
-                raise OSError(err.code, f"address of {name}: {os.strerror(err.code)}") from err
+            if err.code != errno.EEXIST:  # it has it, which is what was wanted
+                raise _named(err, f"address {address} of {name}") from err
 
     def delete_address(self, name: str, address: str, prefix: int) -> None:
-        index = self.index(name)
-        if index is None:
+        link = self.link(name)
+        if link is None:
             return
         try:
-            self._ipr.addr("del", index=index, address=address, prefixlen=prefix)
+            self._ipr.addr("del", index=link.index, address=address, prefixlen=prefix)
         except NetlinkError as err:
-            if err.code != 99:  # EADDRNOTAVAIL
-                raise OSError(err.code, f"address of {name}: {os.strerror(err.code)}") from err
+            if err.code != errno.EADDRNOTAVAIL:
+                raise _named(err, f"address {address} of {name}") from err
 
     def addresses(self, name: str) -> list[str]:
-        index = self.index(name)
-        if index is None:
+        """CIDR texts, none when there is no such device."""
+        link = self.link(name)
+        if link is None:
             return []
-        got = _checked(lambda: list(self._ipr.get_addr(index=index)), f"read {name}")
+        got = _checked(lambda: list(self._ipr.get_addr(index=link.index)), f"read {name}")
         return [f"{a.get_attr('IFA_ADDRESS')}/{a['prefixlen']}" for a in got]
 
     def add_route(self, destination: str, gateway: str | None, name: str) -> None:
-        index = self.index(name)
-        family = 10 if ":" in destination else 2
-        wanted: dict[str, Any] = {"dst": destination, "oif": index, "family": family}
+        wanted: dict[str, Any] = {
+            "dst": destination,
+            "oif": self._index(name),
+            "family": 10 if ":" in destination else 2,
+        }
         if gateway is not None:
             wanted["gateway"] = gateway
         _checked(lambda: self._ipr.route("replace", **wanted), f"route {destination}")
 
     def routes(self, name: str) -> list[tuple[str, str | None]]:
-        """(destination, gateway) of the routes through a device; the default as 0.0.0.0/0."""
-        index = self.index(name)
-        found = []
-        for family, default in ((2, "0.0.0.0"), (10, "::")):  # noqa: S104  # the default route
-            for route in self._ipr.get_routes(family=family, oif=index, table=254):
-                dst = route.get_attr("RTA_DST") or default
-                found.append((f"{dst}/{route['dst_len']}", route.get_attr("RTA_GATEWAY")))
+        """(destination, gateway) of the main table's routes through a device."""
+        link = self.link(name)
+        if link is None:
+            return []
+        found: list[tuple[str, str | None]] = []
+        for family, version in ((2, 4), (10, 6)):
+            got = _checked(
+                lambda family=family: list(  # type: ignore[misc]  # mypy types no such lambda
+                    self._ipr.get_routes(family=family, oif=link.index, table=RT_TABLE_MAIN)
+                ),
+                f"read routes of {name}",
+            )
+            for route in got:
+                to = route.get_attr("RTA_DST")
+                destination = DEFAULTS[version] if to is None else f"{to}/{route['dst_len']}"
+                found.append((destination, route.get_attr("RTA_GATEWAY")))
         return found
+
+    def _index(self, name: str) -> int:
+        link = self.link(name)
+        if link is None:
+            raise OSError(errno.ENODEV, f"there is no device {name}")
+        return link.index
+
+    def _set(self, name: str, **wanted: object) -> None:
+        index = self._index(name)
+        _checked(lambda: self._ipr.link("set", index=index, **wanted), f"set up {name}")
+
+
+def is_network_namespace(fd: int) -> bool:
+    """Whether an open file is one: not a regular file, nor a namespace of another kind."""
+    try:
+        return fcntl.ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        return False
 
 
 def enter_namespace(fd: int) -> None:
@@ -156,4 +196,15 @@ def enter_namespace(fd: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(fd, CLONE_NEWNET) != 0:
         error = ctypes.get_errno()
-        raise OSError(error, f"not a network namespace: {os.strerror(error)}")
+        raise OSError(error, f"cannot enter the namespace: {os.strerror(error)}")
+
+
+def _checked(call: Callable[[], T], what: str) -> T:
+    try:
+        return call()
+    except NetlinkError as err:
+        raise _named(err, what) from err
+
+
+def _named(err: Any, what: str) -> OSError:  # noqa: ANN401  # pyroute2 is untyped
+    return OSError(err.code, f"{what}: {os.strerror(err.code)}")

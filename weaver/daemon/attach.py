@@ -1,38 +1,49 @@
 """Attaching pods: an address, a veth pair onto the bridge, a row that survives everything.
 
 Keyed by (container, interface): asked twice, it answers twice the same. An attachment is recorded
-before its devices are made and forgotten after they are gone, so that a crash in between leaves
-something the next start can finish taking down, never a device nobody knows of.
+before anything of it is made and forgotten after all of it is gone, so that a crash in between
+leaves something the next start takes down, never a device or an address nobody knows of.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
+import builtins
 import logging
-import sqlite3
-from asyncio import Lock
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Protocol
 
 from ipam.address import Address, AddressRange
 from ipam.effects import AllocationKey
 from mesh.errors import OperatorError
-from weaver.daemon.network import Network
+from weaver.daemon.attach_store import Attachment, AttachmentStore, Key
+from weaver.daemon.keyed_lock import KeyedLock
+from weaver.daemon.network import BRIDGE, NetworkPort, Route
+
+__all__ = [
+    "BRIDGE",
+    "AttachRequest",
+    "Attacher",
+    "Attachment",
+    "AttachmentStore",
+    "IpamPort",
+    "host_name",
+]
 
 log = logging.getLogger(__name__)
 
-BRIDGE = "weave"
 EXPOSED = AllocationKey("weave:expose", BRIDGE)
 """The key of the bridge's own address."""
 
-Route = tuple[str, str | None]
+ADDRESS_TIMEOUT = 30.0
+"""Seconds to wait for an address. Longer than the allocator's own patience with its peers, far
+shorter than a runtime's with us (kubelet: 4 minutes)."""
 
 
 class IpamPort(Protocol):
-    """What attaching needs of the allocator."""
+    """What attaching needs of the allocator. Methods raise OperatorError."""
 
     async def allocate(self, key: AllocationKey) -> Address: ...
     async def claim(self, key: AllocationKey, address: Address) -> Address: ...
@@ -42,7 +53,12 @@ class IpamPort(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AttachRequest:
-    """``addresses`` given (CIDR) come from another allocator; otherwise ours gives one."""
+    """``addresses`` given (CIDR) come from another allocator; otherwise ours gives one, or claims
+    ``address``.
+
+    ``default_route``: through the bridge's address, where it has one; ``expose``: give it one.
+    ``exclusive``: refuse what is attached already instead of answering the same again.
+    """
 
     container: str
     ifname: str
@@ -51,82 +67,28 @@ class AttachRequest:
     mac: str | None = None
     mtu: int | None = None
     addresses: tuple[str, ...] | None = None
+    gateway: str | None = None
     routes: tuple[Route, ...] = ()
     default_route: bool = False
+    expose: bool = False
+    exclusive: bool = False
+    network: str = ""
 
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    container: str
-    ifname: str
-    netns: str
-    host: str
-    host_mac: str | None
-    mac: str | None
-    addresses: tuple[str, ...]
-    gateway: str | None
-    mtu: int
-    routes: tuple[Route, ...] = ()
-    ready: bool = field(default=False)
-
-
-class AttachmentStore:
-    """Attachments in SQLite, each as one JSON row."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS attachment"
-                " (container TEXT, ifname TEXT, row TEXT NOT NULL, PRIMARY KEY (container, ifname))"
-            )
-        except sqlite3.DatabaseError as err:
-            raise OperatorError(f"cannot use {path}: {err}", "store-corrupt") from err
-
-    def load(self) -> dict[tuple[str, str], Attachment]:
-        rows = self._db.execute("SELECT container, ifname, row FROM attachment").fetchall()
-        return {(c, i): _attachment(json.loads(row)) for c, i, row in rows}
-
-    def put(self, attachment: Attachment) -> None:
-        row = json.dumps(asdict(attachment))
-        values = (attachment.container, attachment.ifname, row)
-        try:
-            self._db.execute("INSERT OR REPLACE INTO attachment VALUES (?, ?, ?)", values)
-        except sqlite3.DatabaseError as err:
-            raise OperatorError(f"cannot record the attachment: {err}", "store-unwritable") from err
-
-    def drop(self, container: str, ifname: str) -> None:
-        self._db.execute(
-            "DELETE FROM attachment WHERE container = ? AND ifname = ?", (container, ifname)
-        )
-
-    def close(self) -> None:
-        self._db.close()
-
-
-def _attachment(row: dict[str, object]) -> Attachment:
-    addresses, routes = row.pop("addresses"), row.pop("routes")
-    assert isinstance(addresses, list)
-    assert isinstance(routes, list)
-    return Attachment(
-        **row,  # type: ignore[arg-type]  # written by asdict of the same class
-        addresses=tuple(addresses),
-        routes=tuple((dst, via) for dst, via in routes),
-    )
+    @property
+    def key(self) -> Key:
+        return self.container, self.ifname
 
 
 def host_name(container: str, ifname: str) -> str:
     """The host end's name: 15 octets at most, the same every time for one attachment."""
-    return "vw" + sha256(f"{container}\0{ifname}".encode()).hexdigest()[:12]
+    return "vw" + sha256(f"{container}\0{ifname}".encode()).hexdigest()[:13]
 
 
 class Attacher:
     def __init__(
         self,
         ipam: IpamPort,
-        network: Network,
+        network: NetworkPort,
         store: AttachmentStore,
         range: AddressRange,
         mtu: int,
@@ -134,173 +96,230 @@ class Attacher:
         self._ipam, self._network, self._store = ipam, network, store
         self._range, self._mtu = range, mtu
         self._rows = store.load()
-        self._locks: dict[tuple[str, str], Lock] = {}
+        self._locks = KeyedLock()
         self.exposed: str | None = None
 
-    def list(self) -> list[Attachment]:
+    def list(self) -> builtins.list[Attachment]:
         return [row for _, row in sorted(self._rows.items()) if row.ready]
 
     def get(self, container: str, ifname: str) -> Attachment | None:
         row = self._rows.get((container, ifname))
         return row if row is not None and row.ready else None
 
+    @property
+    def gateway(self) -> str | None:
+        """The address pods reach the world through, while the host is exposed."""
+        return None if self.exposed is None else self.exposed.partition("/")[0]
+
+    # ---- pods
+
     async def attach(self, request: AttachRequest) -> Attachment:
-        """Give a pod its interface. Raises OperatorError; then nothing is left of it."""
-        key = (request.container, request.ifname)
-        async with self._locks.setdefault(key, Lock()):
-            held = self._rows.get(key)
-            if held is not None and held.ready and held.netns == request.netns:
-                wrong = await self._network.do("check", **self._as_request(held))
-                if not wrong:
+        """Give a pod its interface. Raises OperatorError; then nothing new is left of it."""
+        async with self._locks.held(request.key):
+            held = self.get(*request.key)
+            if held is not None:
+                wrong = await self._faults(held)
+                if wrong is not None and (request.exclusive or held.netns != request.netns):
+                    raise OperatorError(
+                        f"{held.ifname} exists already in {held.netns}", "interface-exists"
+                    )
+                if wrong == []:
                     return held
-            fresh = held is None
             try:
                 return await self._attach(request)
             except BaseException:
-                if fresh:
-                    await self._undo(request)
+                await self._undo(request.key)
                 raise
 
+    async def _faults(self, row: Attachment) -> builtins.list[str] | None:
+        """What is wrong with an attachment; None when the interface or its namespace is gone."""
+        try:
+            wrong = await self._network.check(row.wiring)
+        except OperatorError as err:
+            if err.reason.startswith("netns-"):
+                return None
+            raise
+        return None if f"{row.ifname} is missing" in wrong else wrong
+
     async def _attach(self, request: AttachRequest) -> Attachment:
-        addresses = request.addresses
-        if addresses is None:
-            addresses = (await self.allocate(request.container, request.ifname, request.address),)
-        gateway = self.exposed.partition("/")[0] if self.exposed is not None else None
-        routes = list(request.routes)
-        if request.default_route and gateway is not None:
-            routes.append(("0.0.0.0/0" if "." in gateway else "::/0", gateway))
-        row = Attachment(
-            request.container,
-            request.ifname,
-            request.netns,
-            host_name(request.container, request.ifname),
-            None,
-            request.mac,
-            addresses,
-            gateway,
-            request.mtu or self._mtu,
-            tuple(routes),
+        intent = Attachment(
+            container=request.container,
+            ifname=request.ifname,
+            netns=request.netns,
+            host=host_name(*request.key),
+            host_mac=None,
+            mac=request.mac,
+            addresses=request.addresses or (),
+            gateway=request.gateway,
+            mtu=request.mtu or self._mtu,
+            routes=request.routes,
+            network=request.network,
         )
-        self._remember(row)
-        done = await self._network.do("attach", **self._as_request(row))
-        ready = Attachment(
-            **{**asdict(row), "addresses": row.addresses, "routes": row.routes}
-            | {"mac": done["mac"], "host_mac": done["host_mac"], "ready": True}
-        )
+        self._remember(intent)
+        if request.expose and self.exposed is None:
+            await self.expose()
+        row = intent
+        if request.addresses is None:
+            cidr = await self._address(request.key, request.address)
+            row = replace(intent, addresses=(cidr,), gateway=self.gateway)
+        if request.default_route and row.gateway is not None:
+            everywhere = "::/0" if ":" in row.gateway else "0.0.0.0/0"
+            if all(destination != everywhere for destination, _ in row.routes):
+                row = replace(row, routes=(*row.routes, (everywhere, row.gateway)))
+        mac, host_mac = await self._network.attach(row.wiring)
+        ready = replace(row, mac=mac, host_mac=host_mac, ready=True)
         self._remember(ready)
         return ready
 
     async def detach(self, container: str, ifname: str | None = None) -> int:
-        """Take a pod's interface down and free its address; how many there were."""
-        keys = [k for k in self._rows if k[0] == container and ifname in (None, k[1])]
-        for key in keys:
-            async with self._locks.setdefault(key, Lock()):
-                row = self._rows.get(key)
-                if row is None:
-                    continue
-                await self._network.do("delete", names=[row.host])
-                await self._ipam.free(AllocationKey(*key))
-                self._forget(*key)
-        if not keys and ifname is not None:
-            await self._ipam.free(AllocationKey(container, ifname))
-        return len(keys)
+        """Take a pod's interface down (all of them without a name) and free its address.
 
-    async def check(self, container: str, ifname: str, netns: str) -> Sequence[str]:
+        Nothing need be there; the answer says how many there were. It waits for an attaching of
+        the same key that is under way. Raises OperatorError; then it is to be asked again.
+        """
+        if ifname is not None:
+            return int(await self._detach((container, ifname)))
+        keys = [key for key in self._rows if key[0] == container]
+        return sum([await self._detach(key) for key in keys])
+
+    async def _detach(self, key: Key) -> bool:
+        async with self._locks.held(key):
+            known = key in self._rows
+            await self._network.delete([host_name(*key)])
+            await self._ipam.free(AllocationKey(*key))
+            self._forget(key)
+        return known
+
+    async def check(self, container: str, ifname: str, netns: str) -> builtins.list[str]:
         """What is wrong with an attachment, in sentences."""
         row = self.get(container, ifname)
         if row is None:
             return [f"{container} has no attachment {ifname}"]
-        wrong: list[str] = await self._network.do(
-            "check", **(self._as_request(row) | {"netns": netns})
-        )
-        return wrong
+        return await self._network.check(replace(row.wiring, netns=netns))
 
-    async def allocate(self, container: str, ifname: str, address: str | None = None) -> str:
-        """An address for a key, with its prefix."""
-        key = AllocationKey(container, ifname)
-        if address is None:
-            return self._range.cidr(await self._ipam.allocate(key))
-        number = self._range.number(address)
-        return self._range.cidr(await self._ipam.claim(key, number))
+    async def _undo(self, key: Key) -> None:
+        """Leave nothing of an attachment that failed; what cannot be undone now stays recorded as
+        an intent, for a detach or the next start."""
+        try:
+            await self._network.delete([host_name(*key)])
+            await self._ipam.free(AllocationKey(*key))
+            self._forget(key)
+        except OperatorError as err:
+            log.warning("attachment not undone", extra={"container": key[0], "reason": err.reason})
+
+    # ---- addresses for other plugins' interfaces
+
+    async def allocate(
+        self, container: str, ifname: str, address: str | None = None, network: str = ""
+    ) -> str:
+        """An address for an interface that somebody else makes, with its prefix."""
+        key = container, ifname
+        async with self._locks.held(key):
+            self._store.put_lease(key, network)
+            try:
+                return await self._address(key, address)
+            except BaseException:
+                self._store.drop_lease(key)
+                raise
+
+    async def release(self, container: str, ifname: str) -> None:
+        """Give it back; an address that one of our own interfaces has is not touched."""
+        key = container, ifname
+        async with self._locks.held(key):
+            if key not in self._rows:
+                await self._ipam.free(AllocationKey(*key))
+            self._store.drop_lease(key)
 
     def has_address(self, container: str, ifname: str) -> bool:
         """Whether the key has an address, attached or not."""
         return self._ipam.holds(AllocationKey(container, ifname))
 
-    async def release(self, container: str, ifname: str) -> None:
-        await self._ipam.free(AllocationKey(container, ifname))
+    async def collect(self, network: str, valid: Collection[Key], *, leases: bool) -> None:
+        """Detach all of a network (or free all its leases) but the valid ones.
+
+        Everything is tried; the first failure is raised at the end.
+        """
+        if leases:
+            keys = [key for key, of in self._store.leases().items() if of == network]
+        else:
+            keys = [key for key, row in self._rows.items() if row.network == network]
+        failures: builtins.list[OperatorError] = []
+        for key in keys:
+            if key in valid:
+                continue
+            try:
+                await (self.release(*key) if leases else self._detach(key))
+            except OperatorError as err:
+                failures.append(err)
+        if failures:
+            raise failures[0]
+
+    async def _address(self, key: Key, address: str | None) -> str:
+        wanted = AllocationKey(*key)
+        try:
+            async with asyncio.timeout(ADDRESS_TIMEOUT):
+                if address is None:
+                    return self._range.cidr(await self._ipam.allocate(wanted))
+                number = self._range.number(address)
+                return self._range.cidr(await self._ipam.claim(wanted, number))
+        except TimeoutError as err:
+            raise OperatorError("no address was to be had in time", "ipam-timeout") from err
 
     # ---- the host's own address
 
     async def expose(self, address: str | None = None) -> str:
-        """Put an address of the range on the bridge, so that the host reaches pods."""
-        if self.exposed is not None and address in (None, self.exposed.partition("/")[0]):
-            return self.exposed
-        if self.exposed is not None:
-            await self.hide()
-        cidr = await self.allocate(EXPOSED.container, EXPOSED.interface, address)
-        await self._network.do("expose", bridge=BRIDGE, address=cidr)
-        self.exposed = cidr
-        return cidr
+        """Put an address of the range on the bridge: the host reaches pods, pods the world."""
+        async with self._locks.held(EXPOSED):
+            if self.exposed is not None:
+                if address in (None, self.gateway, self.exposed):
+                    return self.exposed
+                await self._hide(self.exposed)
+            cidr = await self._address((EXPOSED.container, EXPOSED.interface), address)
+            self._store.exposed = cidr
+            await self._network.expose(cidr, str(self._range))
+            self.exposed = cidr
+            return cidr
 
     async def hide(self) -> str | None:
         """Take it back; what it was."""
-        was, self.exposed = self.exposed, None
-        if was is not None:
-            await self._network.do("hide", bridge=BRIDGE, address=was)
-            await self._ipam.free(EXPOSED)
-        return was
+        async with self._locks.held(EXPOSED):
+            was = self.exposed
+            if was is not None:
+                await self._hide(was)
+            return was
+
+    async def _hide(self, was: str) -> None:
+        await self._network.hide(was)
+        await self._ipam.free(EXPOSED)
+        self.exposed = self._store.exposed = None
 
     # ---- after a start
 
-    async def reconcile(self, exposed: str | None) -> None:
-        """Make rows and devices agree again: what died while we were down is given back."""
-        rows = list(self._rows.values())
-        answer = await self._network.do(
-            "exists", links=[row.host for row in rows], paths=[row.netns for row in rows]
-        )
+    async def reconcile(self, exposed: str | None = None) -> None:
+        """Make rows and devices agree again.
+
+        A pod's namespace takes its interface along when it dies, and with it the host's end: an
+        attachment without one is over. What was never finished is taken down.
+        """
+        rows = tuple(self._rows.values())
+        there = await self._network.adopt([row.host for row in rows if row.ready])
         for row in rows:
-            if row.ready and row.host in answer["links"] and row.netns in answer["paths"]:
+            if row.host in there:
                 continue
-            log.info(
-                "attachment gone",
-                extra={"container": row.container, "reason": "pod-gone"},
-            )
-            await self.detach(row.container, row.ifname)
-        if exposed is not None:
-            self.exposed = exposed
-            await self._network.do("expose", bridge=BRIDGE, address=exposed)
+            log.info("attachment gone", extra={"container": row.container, "reason": "pod-gone"})
+            await self._detach(row.key)
+        cidr = exposed or self._store.exposed
+        if cidr is not None:
+            await self._network.expose(cidr, str(self._range))
+            self.exposed = self._store.exposed = cidr
 
     # ---- inside
 
-    async def _undo(self, request: AttachRequest) -> None:
-        """Leave nothing of an attachment that failed."""
-        key = (request.container, request.ifname)
-        if key in self._rows:
-            self._forget(*key)
-        if request.addresses is None:
-            try:
-                await self._ipam.free(AllocationKey(*key))
-            except OperatorError as err:
-                log.warning("address not freed", extra={"reason": err.reason})
-
-    def _as_request(self, row: Attachment) -> dict[str, object]:
-        return {
-            "netns": row.netns,
-            "ifname": row.ifname,
-            "host": row.host,
-            "bridge": BRIDGE,
-            "mtu": row.mtu,
-            "mac": row.mac,
-            "addresses": list(row.addresses),
-            "routes": [list(route) for route in row.routes],
-        }
-
     def _remember(self, row: Attachment) -> None:
         self._store.put(row)
-        self._rows[row.container, row.ifname] = row
+        self._rows[row.key] = row
 
-    def _forget(self, container: str, ifname: str) -> None:
-        self._store.drop(container, ifname)
-        self._rows.pop((container, ifname), None)
-        self._locks.pop((container, ifname), None)
+    def _forget(self, key: Key) -> None:
+        if key in self._rows:
+            self._store.drop(key)
+            del self._rows[key]

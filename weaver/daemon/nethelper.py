@@ -1,8 +1,8 @@
 """The helper process that touches devices: ``python -m weaver.daemon.nethelper``.
 
 One JSON request a line on standard input, one JSON answer a line on standard output. It has one
-thread; what happens inside a pod's namespace happens in a forked child that enters it and ends,
-so nothing can be left in a wrong namespace (see pkg/ns of the CNI project for why threads may not).
+thread, so that it may enter a pod's namespace and come back (pkg/ns of the CNI project explains why
+a threaded process may not); if it cannot come back it ends at once, and the daemon starts another.
 """
 
 from __future__ import annotations
@@ -12,15 +12,27 @@ import json
 import os
 import socket
 import struct
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from mesh.drivers.netlink import Netlink, enter_namespace
+from mesh.drivers.netlink import Netlink, Veth, enter_namespace, is_network_namespace
+from weaver.daemon import nat
 
 Request = dict[str, Any]
+Answer = dict[str, Any]
+
 HOST_MTU = 65000
 """MTU of everything between a pod's own interface and the worker: the worker decides what is too
 big and answers with ICMP, which a bridge would not."""
+
+NFT_TIMEOUT = 10.0
+"""Seconds for one nft transaction; it takes some 10 ms."""
+
+LOST = 70
+"""Exit status when the host's namespace could not be entered again."""
 
 
 class RefusedError(Exception):
@@ -29,100 +41,98 @@ class RefusedError(Exception):
         self.reason = reason
 
 
+# ---- namespaces
+
+
 def open_namespace(path: str) -> int:
     """Raises RefusedError: netns-missing, netns-invalid, netns-own."""
+    if not path.startswith("/") or "\0" in path:
+        raise RefusedError("netns-invalid", f"{path!r} is not an absolute path")
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without O_NONBLOCK a FIFO of that name would hold us until somebody writes to it.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as err:
-        raise RefusedError("netns-missing", f"cannot open {path}: {err.strerror}") from err
-    ours, theirs = os.stat("/proc/self/ns/net"), os.fstat(fd)
-    if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino):
-        os.close(fd)
-        raise RefusedError("netns-own", f"{path} is the host's own namespace")
-    if ours.st_dev != theirs.st_dev:
+        gone = err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
+        reason = "netns-missing" if gone else "netns-invalid"
+        raise RefusedError(reason, f"cannot open {path}: {err.strerror}") from err
+    if not is_network_namespace(fd):
         os.close(fd)
         raise RefusedError("netns-invalid", f"{path} is not a network namespace")
+    if os.path.samestat(os.stat("/proc/self/ns/net"), os.fstat(fd)):
+        os.close(fd)
+        raise RefusedError("netns-own", f"{path} is the host's own namespace")
     return fd
 
 
-def inside(fd: int, work: Any) -> Any:  # noqa: ANN401  # whatever the work returns, by JSON
-    """Run ``work(Netlink)`` in a forked child inside the namespace; its result."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
+@contextmanager
+def inside(fd: int) -> Iterator[Netlink]:
+    """Be in a namespace; its Netlink. Only for work that waits for nobody."""
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        enter_namespace(fd)
         try:
-            os.close(reader)
-            enter_namespace(fd)
-            answer = {"ok": work(Netlink())}
-        except RefusedError as err:
-            answer = {"error": str(err), "reason": err.reason}
-        except OSError as err:
-            answer = {"error": str(err.strerror or err), "errno": err.errno}
-        except BaseException as err:
-            answer = {"error": repr(err), "errno": errno.EIO}
-        os.write(writer, json.dumps(answer).encode())
-        os._exit(0)
-    os.close(writer)
-    data = b""
-    while chunk := os.read(reader, 65536):
-        data += chunk
-    os.close(reader)
-    os.waitpid(child, 0)
-    answer = json.loads(data or b'{"error": "the helper died", "errno": 5}')
-    if "ok" in answer:
-        return answer["ok"]
-    if "reason" in answer:
-        raise RefusedError(answer["reason"], answer["error"])
-    raise OSError(answer.get("errno") or errno.EIO, answer["error"])
+            nl = Netlink()
+            try:
+                yield nl
+            finally:
+                nl.close()
+        finally:
+            try:
+                enter_namespace(home)
+            except OSError:
+                os._exit(LOST)
+    finally:
+        os.close(home)
+
+
+def announce_when_up(ifname: str) -> None:
+    """Have the kernel send gratuitous ARP (RFC 5227) when the device comes up, for those who knew
+    its address under another MAC. Doing it ourselves costs 15 ms: a packet socket that is closed
+    waits for every processor. Where /proc/sys cannot be written, neighbours learn as they ask."""
+    with suppress(OSError), open(f"/proc/sys/net/ipv4/conf/{ifname}/arp_notify", "w") as file:
+        file.write("1")
 
 
 def announce(ifname: str, mac: str, addresses: list[str]) -> None:
-    """Gratuitous ARP (RFC 5227) and unsolicited neighbour advertisements (RFC 4861 7.2.6)."""
+    """Gratuitous ARP now, of a device that is up already.
+
+    An IPv6 address is announced by the kernel itself when it is added (RFC 4861 7.2.6).
+    """
     hardware = bytes.fromhex(mac.replace(":", ""))
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind((ifname, 0))
         for cidr in addresses:
             address = cidr.partition("/")[0]
             if ":" in address:
-                continue  # the kernel announces IPv6 itself when the address is added
+                continue
             ip = socket.inet_aton(address)
             body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + hardware + ip + bytes(6) + ip
             raw.send(b"\xff" * 6 + hardware + b"\x08\x06" + body)
 
 
-def attach(nl: Netlink, r: Request) -> Any:  # noqa: ANN401
+# ---- commands: each is named as the request names it
+
+
+def attach(nl: Netlink, r: Request) -> Answer:
+    """Make the pair, put it on the bridge, configure the pod's end; all of it or nothing."""
     fd = open_namespace(r["netns"])
     made = False
     try:
         # A host end of that name is what a crash left behind: the attachment is made anew.
         nl.delete(r["host"])
         try:
-            nl.add_veth(r["host"], HOST_MTU, r["ifname"], fd, r["mtu"])
+            nl.add_veth(Veth(r["host"], HOST_MTU, r["ifname"], r["mtu"]), fd)
         except OSError as err:
             if err.errno == errno.EEXIST:
-                raise RefusedError(
-                    "interface-exists", f"{r['ifname']} exists in {r['netns']}"
-                ) from err
+                message = f"{r['ifname']} exists already in {r['netns']}"
+                raise RefusedError("interface-exists", message) from err
             raise
         made = True
         nl.enslave(r["host"], r["bridge"], HOST_MTU)
-
-        def configure(pod: Netlink) -> Request:
-            pod.set_up("lo")
-            pod.set_up(r["ifname"], mac=r.get("mac"), mtu=r["mtu"])
-            for cidr in r["addresses"]:
-                address, _, prefix = cidr.partition("/")
-                pod.add_address(r["ifname"], address, int(prefix))
-            for destination, gateway in r.get("routes", ()):
-                pod.add_route(destination, gateway, r["ifname"])
-            link = pod.link(r["ifname"])
-            assert link is not None
-            announce(r["ifname"], link["mac"], r["addresses"])
-            return {"mac": link["mac"]}
-
-        answer = inside(fd, configure)
+        with inside(fd) as pod:
+            mac = _configure(pod, r)
         host = nl.link(r["host"])
-        return {**answer, "host_mac": host["mac"] if host else None}
+        return {"mac": mac, "host_mac": None if host is None else host.mac}
     except BaseException:
         if made:
             nl.delete(r["host"])
@@ -131,79 +141,133 @@ def attach(nl: Netlink, r: Request) -> Any:  # noqa: ANN401
         os.close(fd)
 
 
-def check(nl: Netlink, r: Request) -> Any:  # noqa: ANN401
-    """What is wrong with an attachment: a list of sentences."""
+def _configure(pod: Netlink, r: Request) -> str:
+    pod.set_up("lo")
+    if r.get("mac"):
+        pod.set_mac(r["ifname"], r["mac"])
+    for cidr in r["addresses"]:
+        address, _, prefix = cidr.partition("/")
+        pod.add_address(r["ifname"], address, int(prefix))
+    announce_when_up(r["ifname"])
+    pod.set_up(r["ifname"])
+    for destination, gateway in r.get("routes", ()):
+        pod.add_route(destination, gateway, r["ifname"])
+    link = pod.link(r["ifname"])
+    if link is None:
+        raise OSError(errno.ENODEV, f"{r['ifname']} vanished")
+    return link.mac
+
+
+def check(nl: Netlink, r: Request) -> Answer:
+    """What is wrong with an attachment, in sentences."""
     fd = open_namespace(r["netns"])
     try:
-
-        def look(pod: Netlink) -> list[str]:
-            link = pod.link(r["ifname"])
-            if link is None:
-                return [f"{r['ifname']} is missing"]
-            wrong = [] if link["up"] else [f"{r['ifname']} is down"]
-            if r.get("mac") and link["mac"] != r["mac"]:
-                wrong.append(f"{r['ifname']} has the MAC {link['mac']}, not {r['mac']}")
-            have = pod.addresses(r["ifname"])
-            wrong += [f"address {a} is missing" for a in r["addresses"] if a not in have]
-            routes = pod.routes(r["ifname"])
-            wrong += [
-                f"route {dst} is missing"
-                for dst, gateway in r.get("routes", ())
-                if (dst, gateway) not in routes
-            ]
-            return wrong
-
-        wrong = list(inside(fd, look))
+        with inside(fd) as pod:
+            wrong = _look(pod, r)
     finally:
         os.close(fd)
     host, bridge = nl.link(r["host"]), nl.link(r["bridge"])
     if host is None:
         wrong.append(f"host interface {r['host']} is missing")
-    elif bridge is None or host["master"] != bridge["index"]:
+    elif bridge is None or host.master != bridge.index:
         wrong.append(f"{r['host']} is not on the bridge {r['bridge']}")
+    elif not host.is_up:
+        wrong.append(f"{r['host']} is down")
+    return {"wrong": wrong}
+
+
+def _look(pod: Netlink, r: Request) -> list[str]:
+    ifname = r["ifname"]
+    link = pod.link(ifname)
+    if link is None:
+        return [f"{ifname} is missing"]
+    wrong = [] if link.is_up else [f"{ifname} is down"]
+    if r.get("mac") and link.mac != r["mac"]:
+        wrong.append(f"{ifname} has the MAC {link.mac}, not {r['mac']}")
+    have = pod.addresses(ifname)
+    wrong += [f"address {a} of {ifname} is missing" for a in r["addresses"] if a not in have]
+    routes = pod.routes(ifname)
+    for destination, gateway in r.get("routes", ()):
+        if (destination, gateway) not in routes:
+            wrong.append(f"route {destination} via {gateway or ifname} is missing")
     return wrong
 
 
-def setup(nl: Netlink, r: Request) -> Any:  # noqa: ANN401
+def setup(nl: Netlink, r: Request) -> Answer:
+    """The bridge, and the worker's TAP device on it."""
     nl.ensure_bridge(r["bridge"], r["mtu"], r["mac"])
     nl.enslave(r["tap"], r["bridge"], HOST_MTU)
     return {}
 
 
-def expose(nl: Netlink, r: Request) -> Any:  # noqa: ANN401
-    address, _, prefix = r["address"].partition("/")
-    nl.add_address(r["bridge"], address, int(prefix))
-    mac = nl.link(r["bridge"])
-    if mac is not None:
-        announce(r["bridge"], mac["mac"], [r["address"]])
-    return {}
+def adopt(nl: Netlink, r: Request) -> Answer:
+    """Put those host ends that live back on the bridge; the answer names them."""
+    there = [name for name in r["names"] if nl.link(name) is not None]
+    for name in there:
+        nl.enslave(name, r["bridge"], HOST_MTU)
+    return {"there": there}
 
 
-def hide(nl: Netlink, r: Request) -> Any:  # noqa: ANN401
-    address, _, prefix = r["address"].partition("/")
-    nl.delete_address(r["bridge"], address, int(prefix))
-    return {}
-
-
-def delete(nl: Netlink, r: Request) -> Any:  # noqa: ANN401
+def delete(nl: Netlink, r: Request) -> Answer:
     return {"deleted": [name for name in r["names"] if nl.delete(name)]}
 
 
-def exists(nl: Netlink, r: Request) -> Any:  # noqa: ANN401
-    """Which of these host interfaces and namespaces are there."""
-    return {
-        "links": [name for name in r["links"] if nl.index(name) is not None],
-        "paths": [path for path in r["paths"] if os.path.exists(path)],
-    }
+def expose(nl: Netlink, r: Request) -> Answer:
+    """An address for the bridge, and NAT for pods; ``nat`` says why there is none, if so."""
+    address, _, prefix = r["address"].partition("/")
+    nl.add_address(r["bridge"], address, int(prefix))
+    bridge = nl.link(r["bridge"])
+    if bridge is not None:
+        announce(r["bridge"], bridge.mac, [r["address"]])
+    return {"nat": _nft(nat.masquerade(r["range"], r["bridge"])) or _forward(r["range"])}
 
 
-COMMANDS = {f.__name__: f for f in (attach, check, setup, expose, hide, delete, exists)}
+def hide(nl: Netlink, r: Request) -> Answer:
+    address, _, prefix = r["address"].partition("/")
+    nl.delete_address(r["bridge"], address, int(prefix))
+    return {"nat": _nft(nat.remove())}
+
+
+def _nft(ruleset: nat.Ruleset) -> str | None:
+    """Run one transaction of nftables; what went wrong."""
+    try:
+        done = subprocess.run(
+            ["nft", "-j", "-f", "-"],  # noqa: S607  # where Debian and others put it differs
+            input=json.dumps(ruleset),
+            capture_output=True,
+            text=True,
+            timeout=NFT_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as err:
+        return f"cannot run nft: {err}"
+    return None if done.returncode == 0 else done.stderr.strip() or "nft failed"
+
+
+def _forward(range: str) -> str | None:
+    """Let the kernel forward between the bridge and the host's other devices."""
+    family = "ipv6/conf/all/forwarding" if ":" in range else "ipv4/ip_forward"
+    try:
+        with open(f"/proc/sys/net/{family}", "r+") as file:
+            if file.read().strip() == "0":
+                file.seek(0)
+                file.write("1")
+    except OSError as err:
+        return f"cannot enable forwarding: {err.strerror}"
+    return None
+
+
+COMMANDS: dict[str, Callable[[Netlink, Request], Answer]] = {
+    f.__name__: f for f in (attach, check, setup, adopt, delete, expose, hide)
+}
 
 
 def serve() -> None:
+    """Answer requests until standard input ends, which it does with the daemon."""
     nl = Netlink()
     for line in sys.stdin:
         request = json.loads(line)
+        answer: Answer
         try:
             answer = {"ok": COMMANDS[request["do"]](nl, request)}
         except RefusedError as err:

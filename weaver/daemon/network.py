@@ -4,43 +4,122 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from mesh.errors import OperatorError
+
+log = logging.getLogger(__name__)
 
 TIMEOUT = 20.0
 """Seconds for one request: a loaded machine's RCU waits are the longest part."""
 
+MAX_ANSWER = 1024 * 1024
+"""Octets of one answer: the names of more devices than a host can have."""
+
+BRIDGE = "weave"
+
+Route = tuple[str, str | None]
+"""Destination as CIDR, and the gateway; None for what is on the link itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """One attachment as the kernel is told of it. ``mac`` None lets the kernel choose."""
+
+    netns: str
+    ifname: str
+    host: str
+    mtu: int
+    mac: str | None
+    addresses: tuple[str, ...]
+    routes: tuple[Route, ...]
+
+
+class NetworkPort(Protocol):
+    """Devices of the host and of pods. Methods raise OperatorError with a stable reason."""
+
+    async def attach(self, wiring: Wiring) -> tuple[str, str]:
+        """Make it, replacing what a crash left of it; the pod's and the host end's MAC."""
+
+    async def check(self, wiring: Wiring) -> list[str]:
+        """What is wrong with it, in sentences."""
+
+    async def delete(self, hosts: Sequence[str]) -> None:
+        """Delete those host ends that there are."""
+
+    async def adopt(self, hosts: Sequence[str]) -> frozenset[str]:
+        """Put those host ends that live back on the bridge; which they are."""
+
+    async def expose(self, address: str, range: str) -> None:
+        """Give the bridge an address, and pods of the range a way out through this host."""
+
+    async def hide(self, address: str) -> None: ...
+
 
 class Network:
-    """Devices of the host and of pods. Every method raises OperatorError with a stable reason."""
+    """The production NetworkPort."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
 
-    async def do(self, command: str, **request: Any) -> Any:  # noqa: ANN401  # JSON both ways
+    async def attach(self, wiring: Wiring) -> tuple[str, str]:
+        done = await self.do("attach", **_plain(wiring))
+        return done["mac"], done["host_mac"]
+
+    async def check(self, wiring: Wiring) -> list[str]:
+        wrong: list[str] = (await self.do("check", **_plain(wiring)))["wrong"]
+        return wrong
+
+    async def delete(self, hosts: Sequence[str]) -> None:
+        await self.do("delete", names=list(hosts))
+
+    async def adopt(self, hosts: Sequence[str]) -> frozenset[str]:
+        return frozenset((await self.do("adopt", bridge=BRIDGE, names=list(hosts)))["there"])
+
+    async def expose(self, address: str, range: str) -> None:
+        done = await self.do("expose", bridge=BRIDGE, address=address, range=range)
+        if done["nat"] is not None:
+            log.warning(
+                "pods have no way out", extra={"reason": "nat-unavailable", "error": done["nat"]}
+            )
+
+    async def hide(self, address: str) -> None:
+        await self.do("hide", bridge=BRIDGE, address=address)
+
+    async def do(self, command: str, **request: object) -> Any:  # noqa: ANN401  # JSON
         """Run one command of ``weaver.daemon.nethelper``."""
         line = json.dumps({"do": command, **request}).encode() + b"\n"
         async with self._lock:
             process = await self._running()
-            assert process.stdin is not None
-            assert process.stdout is not None
             try:
-                async with asyncio.timeout(TIMEOUT):
-                    process.stdin.write(line)
-                    await process.stdin.drain()
-                    data = await process.stdout.readline()
-            except (TimeoutError, ConnectionError) as err:
-                process.kill()
-                raise OperatorError("the device helper does not answer", "helper-failed") from err
-        if not data:
-            raise OperatorError("the device helper died", "helper-failed")
+                data = await self._exchange(process, line)
+            except BaseException:
+                # An answer that nobody waits for would be taken for the next request's.
+                await self._kill(process)
+                raise
         answer = json.loads(data)
         if "error" in answer:
-            raise OperatorError(answer["error"], answer.get("reason", "kernel-refused"))
+            raise OperatorError(answer["error"], answer["reason"])
         return answer["ok"]
+
+    async def _exchange(self, process: asyncio.subprocess.Process, line: bytes) -> bytes:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                process.stdin.write(line)
+                await process.stdin.drain()
+                data = await process.stdout.readline()
+        except (TimeoutError, ConnectionError) as err:
+            raise OperatorError("the device helper does not answer", "helper-failed") from err
+        if not data.endswith(b"\n"):
+            raise OperatorError("the device helper died", "helper-failed")
+        return data
 
     async def start(self) -> None:
         async with self._lock:
@@ -54,8 +133,15 @@ class Network:
                 "weaver.daemon.nethelper",
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                limit=MAX_ANSWER,
             )
         return self._process
+
+    async def _kill(self, process: asyncio.subprocess.Process) -> None:
+        self._process = None
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
     async def close(self) -> None:
         process = self._process
@@ -67,5 +153,17 @@ class Network:
             async with asyncio.timeout(2):
                 await process.wait()
         except TimeoutError:
-            process.kill()
-            await process.wait()
+            await self._kill(process)
+
+
+def _plain(wiring: Wiring) -> dict[str, object]:
+    return {
+        "netns": wiring.netns,
+        "ifname": wiring.ifname,
+        "host": wiring.host,
+        "bridge": BRIDGE,
+        "mtu": wiring.mtu,
+        "mac": wiring.mac,
+        "addresses": list(wiring.addresses),
+        "routes": [list(route) for route in wiring.routes],
+    }
