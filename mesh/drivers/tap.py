@@ -14,6 +14,7 @@ import struct
 TUNSETIFF = 0x400454CA
 TUNSETOFFLOAD = 0x400454D0
 TUNSETVNETHDRSZ = 0x400454D8
+TUNSETVNETLE = 0x400454DC
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6 = 1, 2, 4, 0x20, 0x40
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
@@ -32,6 +33,8 @@ def open_tap(name: str) -> int:
         flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
         fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
         fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", 10))
+        # These headers cross to other machines: little-endian, whatever this one is.
+        fcntl.ioctl(fd, TUNSETVNETLE, struct.pack("i", 1))
         offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6
         try:
             fcntl.ioctl(fd, TUNSETOFFLOAD, offloads | TUN_F_USO4 | TUN_F_USO6)

@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
+from mesh.drivers.sleeve.exits import EXIT_TAP_GONE
 from mesh.drivers.tasks import Supervisor
 from mesh.errors import MalformedMessageError
 from mesh.wire import worker as w
@@ -24,6 +25,9 @@ MAX_WAITING = 16_384
 """Messages waiting for a worker that does not read; then it is ended and started anew."""
 
 STOP_TIMEOUT = 2.0
+
+_REASONS = {EXIT_TAP_GONE: "tap-gone"}
+"""Why a worker ended, by its exit code; any other end is ``worker-died``."""
 
 
 class WorkerProcess:
@@ -73,7 +77,7 @@ class WorkerProcess:
                 assert self._process is not None
                 self._on_started()
                 code = await self._process.wait()
-                reason = "worker-died"
+                reason = _REASONS.get(code, "worker-died")
                 log.error("worker died", extra={"reason": reason, "code": code})
             except OSError as err:
                 reason = "worker-not-started"

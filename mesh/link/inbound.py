@@ -81,15 +81,15 @@ class Inbound:
             peers.drop(Drop.REPLAYED)
             return
         piece = data[HEADER_SIZE:]
-        record: bytes | None = piece
         if total > 1:
             if index + 1 < total:
                 self.wanted = self._sizes.saw(len(piece)) or self.wanted
             key = (ShortID(src), epoch, seq)
-            record = self._reassembly.add(key, index, total, piece, now)
-            if record is None:
+            whole = self._reassembly.add(key, index, total, piece, now)
+            if whole is None:
                 return
-        opened = self._open(admitted, head, dst, memoryview(record))
+            piece = whole
+        opened = self._open(admitted, head, dst, memoryview(piece))
         if opened is None:
             peers.drop(Drop.UNAUTHENTIC)
         elif kind not in (DATA, PLAIN):

@@ -40,6 +40,9 @@ BASE = 1200
 """Octets of UDP payload that every path must carry: 1,280 (the least IPv6 MTU) less 48 of IPv6
 and UDP header less room for one more tunnel."""
 
+BEAT_SIZE = 64
+"""Octets of UDP payload of the probe that only asks whether the path works."""
+
 LADDER = (1232, 1372, 1452, 1472, 8952, 8972)
 """Sizes worth asking for at once: payloads of MTU 1280, 1420, 1500 and 9000 over IPv6 and IPv4."""
 
@@ -47,6 +50,11 @@ SEARCH_AGAIN = 600.0
 """Seconds until a larger size is tried again: paths grow rarely."""
 
 SMOOTHING = 0.125
+"""Weight of a new round trip in the smoothed one (RFC 6298)."""
+
+LATE = 0.25
+"""Seconds a timer may be late before we take it that we did not run: answers that wait for us in
+a queue are not silence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,7 @@ class LinkProbe:
         self._full_tries = 0
         self._beat_at: Instant | None = None
         self._search_at: Instant | None = None
+        self._due: Instant | None = None
 
     def start(self, now: Instant) -> list[LinkEffect]:
         self._beat_at = now
@@ -151,6 +160,9 @@ class LinkProbe:
 
     def handle_timer(self, now: Instant) -> list[LinkEffect]:
         effects: list[LinkEffect] = []
+        late = 0.0 if self._due is None else now - self._due
+        if late > LATE and self._answered_at is not None:
+            self._answered_at = Instant(self._answered_at + late)
         if self._answered_at is not None and self.up and now - self._answered_at >= DOWN_AFTER:
             self.up = False
             self._probing = self._search_at = None
@@ -169,7 +181,7 @@ class LinkProbe:
         for nonce, (_, sent) in list(self._outstanding.items()):
             if now - sent > DOWN_AFTER:
                 del self._outstanding[nonce]
-        effects.append(self._send(64, now))
+        effects.append(self._send(BEAT_SIZE, now))
         if not self.up or self.segment <= BASE:
             return
         if self._full_tries >= SIZE_TRIES:
@@ -194,7 +206,8 @@ class LinkProbe:
         wishes = [w for w in (self._beat_at, self._search_at) if w is not None]
         if self.up and self._answered_at is not None:
             wishes.append(Instant(self._answered_at + DOWN_AFTER))
-        effects.append(Arm(min(wishes) if wishes else None))
+        self._due = min(wishes, default=None)
+        effects.append(Arm(self._due))
         return effects
 
     def _search_on(self, effects: list[LinkEffect], now: Instant) -> None:

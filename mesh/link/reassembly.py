@@ -16,8 +16,9 @@ from mesh.names import ShortID
 MAX_PARTIAL = 256
 MAX_PARTIAL_PER_PEER = 64
 MAX_OCTETS = 16 * 1024 * 1024
-AGE = 2.0
-"""Seconds an unfinished record waits: many times any path's reordering."""
+AGE = 0.5
+"""Seconds an unfinished record waits: more than paths reorder by, and soon enough for the sender to
+learn of the loss while it is still sending."""
 
 Key = tuple[ShortID, int, int]
 """(source, epoch, sequence number of the record)."""

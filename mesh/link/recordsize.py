@@ -2,7 +2,8 @@
 
 A lost datagram loses its record, so with records of n datagrams a path that loses p of them loses
 about n·p of the octets, and every one of them is sent again. The receiver reports what it lost;
-the sender halves its records while that is too much, and doubles them when nothing is reported.
+the sender halves its records while that is too much, quarters them when it is very much, and
+doubles them when nothing is reported.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ MIN_RECORD = 1_400
 SHRINK_AT = 0.04
 """Share of records lost that makes them smaller. Below it the repeated octets cost less than the
 additional calls of smaller records do."""
+
+VERY_MUCH = 0.3
+"""Share lost above which half the size would still lose too much."""
 
 QUIET = 5.0
 """Seconds without such a report after which records double: several reports, were there loss."""
@@ -34,7 +38,8 @@ class RecordSize:
         """What became of our records at their receiver since its last report."""
         if lost <= SHRINK_AT * (whole + lost):
             return
-        self.limit = max(MIN_RECORD, self.limit // 2)
+        by = 4 if lost > VERY_MUCH * (whole + lost) else 2
+        self.limit = max(MIN_RECORD, self.limit // by)
         self._changed_at = now
 
     def grow(self, now: Instant) -> None:

@@ -10,12 +10,9 @@ import argparse
 import signal
 import sys
 
+from mesh.drivers.sleeve.exits import EXIT_TAP_GONE
 from mesh.drivers.sleeve.uplink import TapGoneError
 from mesh.drivers.sleeve.worker import Worker
-
-EXIT_TAP_GONE = 3
-"""The TAP device is no more; ``mesh.drivers.worker`` tells the daemon so."""
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="mesh.drivers.sleeve")

@@ -183,7 +183,8 @@ class Worker:
             if kind == REPORT:
                 if len(body) != REPORT_BODY.size:
                     raise MalformedMessageError(f"report of {len(body)} octets")
-                peer.size.reported(*REPORT_BODY.unpack(body), now)
+                whole, lost = REPORT_BODY.unpack(body)
+                peer.size.reported(whole, lost, now)
                 return
             number, size = probes.parse(body)
             if kind == PROBE_REPLY:
