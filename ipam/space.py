@@ -74,7 +74,7 @@ class Space:
                 at = Address(at + 1)
             self._cursor[start] = at
         for address, since in self._resting.items():
-            if now - since < self._rest:
+            if now < since + self._rest:
                 break
             if not self._is_barred(address):
                 del self._resting[address]

@@ -163,7 +163,8 @@ class LinkProbe:
         late = 0.0 if self._due is None else now - self._due
         if late > LATE and self._answered_at is not None:
             self._answered_at = Instant(self._answered_at + late)
-        if self._answered_at is not None and self.up and now - self._answered_at >= DOWN_AFTER:
+        # Compared as it was armed: a difference of floats may fall short of the sum's deadline.
+        if self._answered_at is not None and self.up and now >= self._answered_at + DOWN_AFTER:
             self.up = False
             self._probing = self._search_at = None
             self.segment = BASE

@@ -154,12 +154,12 @@ class Liveness:
         late = now - self._wake
         if late > LATE * self._timeout:
             self._silent_since = Instant(self._silent_since + late)
-        silence = now - self._silent_since
-        if silence >= self._timeout:
+        # Compared as they were armed: a difference of floats may fall short of the sum's deadline.
+        if now >= self._silent_since + self._timeout:
             self._dead = True
             return [Arm(None), Notify(Dead())]
         effects: list[LivenessEffect] = []
-        if silence >= SUSPECT_AT * self._timeout and not self._suspected:
+        if now >= self._silent_since + SUSPECT_AT * self._timeout and not self._suspected:
             self._suspected = True
             effects += [AskOthers(), Notify(Suspect())]
         if self._next_probe is not None and now >= self._next_probe:

@@ -66,9 +66,8 @@ class SimHost:
 
     # ---- life
 
-    def start(self) -> None:
-        assert not self.alive
-        self.alive = True
+    def prepare(self) -> None:
+        """Make the router, so that channels can be registered before it starts."""
         config = RouterConfig(
             nickname=self.address,
             port=PORT,
@@ -87,6 +86,11 @@ class SimHost:
             entropy=self.rng.randbytes,
             rng=self.rng,
         )
+
+    def start(self) -> None:
+        """Run the router that was prepared."""
+        assert not self.alive
+        self.alive = True
         self._pipes: dict[int, Pipe] = {}
         self._conn = 0
         self._timer: _Entry | None = None
