@@ -91,11 +91,12 @@ class Links:
         *,
         send_pair: Callable[[PeerName, bytes], None],
         on_change: Callable[[], None],
+        on_measured: Callable[[], None],
     ) -> None:
         self._hub = hub
         self._local = local
         self._send_pair = send_pair
-        self._on_change = on_change
+        self._on_change, self._on_measured = on_change, on_measured
         self.worker_up = False
         self.worker_reason = "not-started"
         self.pairs: dict[PeerName, Pair] = {}
@@ -369,6 +370,8 @@ class Links:
                 direct.segment = segment
             case Measured(rtt):
                 direct.rtt = rtt
+                self._on_measured()
+                return
         self._on_change()
 
     def _down(self, peer: PeerName, direct: Direct, reason: str) -> None:

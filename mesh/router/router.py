@@ -62,6 +62,9 @@ SETTLE = 0.05
 """Seconds that changes of links and topology wait for company before records and routes are
 made anew: a starting mesh changes dozens of times within one."""
 
+COST_INTERVAL = 2.0
+"""Seconds that measured costs wait to be looked at: published ones change once in ten at most."""
+
 COLLECT_INTERVAL = 5.0
 """Seconds between looks for peers that have long been unreachable."""
 
@@ -102,7 +105,11 @@ class Router:
         )
         self.vigil = Vigil(hub, self.neighbours, lambda: self.topology.records)
         self.links = Links(
-            hub, self.neighbours.local, send_pair=self._send_pair, on_change=self._edges_changed
+            hub,
+            self.neighbours.local,
+            send_pair=self._send_pair,
+            on_change=self._edges_changed,
+            on_measured=self._measured,
         )
         self.unicasts = Unicasts(
             hub,
@@ -380,6 +387,10 @@ class Router:
 
     def _edges_changed(self) -> None:
         self._soon("edges", SETTLE)
+
+    def _measured(self) -> None:
+        """A round trip was measured: whether it is worth a new record is looked at now and then."""
+        self._soon("edges", COST_INTERVAL)
 
     def _soon(self, what: str, delay: float) -> None:
         """Do ``what`` within ``delay`` seconds, together with whatever else asks for it."""
