@@ -49,8 +49,9 @@ class Backlog:
 
     def owe(self, peer: PeerName, channel: str, keys: Iterable[bytes]) -> None:
         """The neighbour is to get the items under these keys, in the order they are owed."""
-        if (waiting := self._keys.get(peer)) is not None:
-            waiting.setdefault(channel, {}).update(dict.fromkeys(keys))
+        owed = dict.fromkeys(keys)
+        if owed and (waiting := self._keys.get(peer)) is not None:
+            waiting.setdefault(channel, {}).update(owed)
 
     def compare(self, peer: PeerName, channels: Iterable[str]) -> None:
         """The neighbour is to get the list of our keys of these channels."""

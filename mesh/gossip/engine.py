@@ -219,8 +219,7 @@ class Gossip:
         parcel = _Parcel()
         backlog = self._backlog
         while parcel.total < FLUSH_OCTETS and (name := backlog.take_channel(peer)) is not None:
-            known = self._channels.get(name)
-            for keys in key_ranges(name, {} if known is None else known.digest()):
+            for keys in key_ranges(name, self._listed(name, peer)):
                 parcel.put(keys)
         while parcel.total < FLUSH_OCTETS:
             if (taken := backlog.take(peer, FLUSH_KEYS)) is None:
@@ -303,6 +302,14 @@ class Gossip:
             if theirs.get(name, (0, summary_hash({}))) != ours:
                 unequal.append(name)
         return unequal
+
+    def _listed(self, name: str, peer: PeerName) -> dict[bytes, int]:
+        """The keys to list to a neighbour: ours, and those it need not send us again in vain."""
+        known = self._channels.get(name)
+        digest = {} if known is None else dict(known.digest())
+        for key, stamp in self._quarantine.refused(peer, name).items():
+            digest[key] = max(stamp, digest.get(key, 0))
+        return digest
 
     def _differing(self, peer: PeerName, keys: Keys, now: Instant) -> list[GossipEffect]:
         """Their keys in a range: owe them what they lack, and ask for what we lack."""

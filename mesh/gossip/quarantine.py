@@ -67,6 +67,14 @@ class Quarantine:
         """Whether this neighbour already sent us this version of the item in vain."""
         return (source, channel, key, stamp) in self._refused
 
+    def refused(self, source: PeerName, channel: str) -> dict[bytes, int]:
+        """What this neighbour sent us in vain, by key: the greatest stamp of each."""
+        stamps: dict[bytes, int] = {}
+        for peer, of, key, stamp in self._refused:
+            if peer == source and of == channel:
+                stamps[key] = max(stamp, stamps.get(key, 0))
+        return stamps
+
     def forgive(self, source: PeerName) -> None:
         """The neighbour is gone; when it comes back, it may try again."""
         for entry in [e for e in self._refused if e[0] == source]:
