@@ -53,7 +53,7 @@ def run_in(namespace: str, *argv: str, check: bool = True, within: float = 60.0)
 
 
 def inside(namespace: str, make: Callable[[], T]) -> T:
-    """What ``make`` makes in a network namespace: a socket, a device. Only its thread goes there."""
+    """What ``make`` makes in a network namespace; only a thread of its own goes there."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -174,6 +174,9 @@ class Node:
                 return message
         raise TimeoutError(kind.__name__)
 
+    def endpoint_of(self, other: Node) -> Endpoint:
+        return Endpoint(self.underlay[other.number], PORT)
+
     def counters(self) -> w.Counters:
         self.say(w.GetCounters())
         return self.wait_for(w.Counters)
@@ -243,12 +246,6 @@ class World:
     def node(self, number: int) -> Node:
         return self.nodes[number - 1]
 
-    def device(self, number: int, cable: int = 1) -> str:
-        """The underlay device of a node at its end of the ``cable``th cable."""
-        return (
-            f"u{cable}" if number in (self._cables[cable - 1].a, self._cables[cable - 1].b) else ""
-        )
-
     def introduce(self, epoch: int = 1) -> None:
         """Tell every worker of every other: addresses, routes, trees, and keys of this epoch."""
         for node in self.nodes:
@@ -265,8 +262,8 @@ class World:
         for other in others:
             node.say(w.SetPeer(other.short_id, other.name, self._mtu))
             if other.number in node.underlay:
-                endpoint = Endpoint(node.underlay[other.number], PORT)
-                node.say(w.SetNeighbour(other.short_id, endpoint, self._segment(node, other)))
+                segment = self._segment(node, other)
+                node.say(w.SetNeighbour(other.short_id, node.endpoint_of(other), segment))
         for other in others:
             hop = self._via.get((node.number, other.number), other.number)
             segments = [self._segment(node, self.node(hop))]
@@ -300,7 +297,7 @@ class World:
             ip("-n", where, "link", "set", device, "mtu", str(cable.mtu), "up")
             node.underlay[other.number] = f"10.99.{number}.{3 - n}"
             if not self._offloads:
-                flags = "tso off gso off gro off tx off rx off".split()
+                flags = ("tso", "off", "gso", "off", "gro", "off", "tx", "off", "rx", "off")
                 run_in(where, "ethtool", "-K", device, *flags)
 
 

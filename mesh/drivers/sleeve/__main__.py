@@ -14,6 +14,7 @@ from mesh.drivers.sleeve.exits import EXIT_TAP_GONE
 from mesh.drivers.sleeve.uplink import TapGoneError
 from mesh.drivers.sleeve.worker import Worker
 
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="mesh.drivers.sleeve")
     for name in ("tap", "udp", "control"):

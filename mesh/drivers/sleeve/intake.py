@@ -13,7 +13,6 @@ import socket
 from array import array
 from collections.abc import Callable
 
-from mesh.clock import Instant
 from mesh.drivers.sleeve.abi import (
     MSG_DONTWAIT,
     MSG_TRUNC,
@@ -38,7 +37,6 @@ FIRST_PAYLOAD = 1472 - HEADER_SIZE
 _MM_SIZE = ctypes.sizeof(MMsgHdr)
 _WORDS = _MM_SIZE // 4
 _LEN_WORD = MMsgHdr.len.offset // 4
-_FLAGS_WORD = (MMsgHdr.hdr.offset + MsgHdr.flags.offset) // 4
 _RUN = 65_536
 """Octets of the largest run the kernel hands up."""
 
@@ -54,8 +52,6 @@ class Intake:
         self.slots = Slots(SLOTS, FIRST_PAYLOAD, SLOTS * MOST)
         self.mode = ReceiveMode()
         self.start = self.fill = 0
-        self.truncated = 0
-        """Datagrams lost for being longer than a slot; the next layout fits them."""
         self._mm = (MMsgHdr * SLOTS)()
         self._mm_address = ctypes.addressof(self._mm)
         self._words = memoryview(self._mm).cast("B").cast("I")
@@ -70,11 +66,11 @@ class Intake:
         self._gro.namelen = NAME_SIZE
         self._gro_address = ctypes.addressof(self._gro)
 
-    def take(self, now: Instant) -> bool:
+    def take(self) -> bool:
         """One system call's worth; False when there is nothing more."""
         if self.fill + BATCH > SLOTS:
             self._compact()
-        return self._take_run() if self.mode.coalesced else self._take_batch(now)
+        return self._take_run() if self.mode.coalesced else self._take_batch()
 
     def consumed(self, start: int) -> None:
         """Slots before ``start`` are done with."""
@@ -83,7 +79,7 @@ class Intake:
             self.start = self.fill = 0
 
     def sizes(self, start: int, stop: int) -> list[int]:
-        """Octets of the datagrams in slots ``start`` to ``stop``."""
+        """Octets of the datagrams in slots ``start`` to ``stop``, also of those cut off there."""
         return self._words[_WORDS * start + _LEN_WORD : _WORDS * stop : _WORDS].tolist()
 
     def size(self, n: int) -> int:
@@ -118,20 +114,15 @@ class Intake:
 
     # ---- inside
 
-    def _take_batch(self, now: Instant) -> bool:
+    def _take_batch(self) -> bool:
         fill = self.fill
-        got: int = recvmmsg(self._fd, self._mm_address + _MM_SIZE * fill, BATCH, MSG_DONTWAIT, None)
+        # With MSG_TRUNC the length is that of the datagram, also where it exceeds its slot.
+        flags = MSG_DONTWAIT | MSG_TRUNC
+        got: int = recvmmsg(self._fd, self._mm_address + _MM_SIZE * fill, BATCH, flags, None)
         if got <= 0:
             return False
         self.mode.count(got)
         end = fill + got
-        flags = self._words[_WORDS * fill + _FLAGS_WORD : _WORDS * end : _WORDS].tolist()
-        if any(flag & MSG_TRUNC for flag in flags):
-            # Runs put together before the mode changed are cut off too, and mean nothing.
-            self.truncated += sum(bool(flag & MSG_TRUNC) for flag in flags)
-            if not self.mode.just_changed(now):
-                self.lay_out(MOST)
-                return True
         self.fill = end
         return got == BATCH
 

@@ -14,7 +14,7 @@ from mesh.link.broadcast import Broadcasts
 from mesh.link.drops import Drop
 from mesh.link.inbound import Control, Inbound
 from mesh.link.peers import Neighbour, Peers
-from mesh.link.slotsize import SlotSize
+from mesh.link.slotsize import MOST, SlotSize
 from mesh.names import ShortID
 from mesh.wire.sleeve import (
     DATA,
@@ -27,6 +27,9 @@ from mesh.wire.sleeve import (
 
 MAX_ROUNDS = 16
 """Calls before the TAP has its turn again."""
+
+GROW_INTERVAL = 1.0
+"""Seconds between two layouts for datagrams that were longer than their slots."""
 
 _SAME = INDEX_AT
 """Octets of the header that all datagrams of a record share, but for the total."""
@@ -49,6 +52,7 @@ class Receiver:
         self._intake = Intake(fd, self._one)
         self._sizes = SlotSize(FIRST_PAYLOAD)
         self._wanted: int | None = None
+        self._grow_at = Instant(0.0)
         self._now = Instant(0.0)
         self.relayed = 0
         self.inbound = Inbound(
@@ -65,31 +69,33 @@ class Receiver:
         self._now = now
         intake = self._intake
         for _ in range(MAX_ROUNDS):
-            more = intake.take(now)
-            self._sizes.current = intake.slots.payload  # longer ones than fit may have come
+            more = intake.take()
             self._process()
             if not more:
-                break
-        if intake.mode.consider(now):
-            intake.change_mode()
+                # Only now: runs that wait in the queue would be cut off in the other mode.
+                if intake.mode.consider(now):
+                    intake.change_mode()
+                return
 
     def tick(self, now: Instant) -> None:
         """Once a second: forget what waits in vain."""
         self.inbound.age(now)
-        if self._intake.truncated:
-            self._peers.drop(Drop.TOO_BIG, self._intake.truncated)
-            self._intake.truncated = 0
 
     # ---- inside
 
     def _process(self) -> None:
         intake = self._intake
         headers, us = intake.slots.headers, self._peers.us
+        longest = intake.slots.payload + HEADER_SIZE
         start, end = intake.start, intake.fill
         while start < end:
             size = intake.size(start)
             if size < HEADER_SIZE or us is None:
                 self._peers.drop(Drop.NOT_CONFIGURED if us is None else Drop.MALFORMED)
+                start += 1
+                continue
+            if size > longest:
+                self._cut_off()
                 start += 1
                 continue
             kind, hops, src, dst, epoch, tag, seq, index, total, _ = HEADER.unpack_from(
@@ -114,7 +120,16 @@ class Receiver:
             for n in range(intake.start, intake.fill):
                 self._one(intake.datagram(n), intake.source(n))
             intake.lay_out(wanted)
+            self._sizes.current = wanted
             self.inbound.wanted = self._wanted = None
+
+    def _cut_off(self) -> None:
+        """A datagram longer than its slot is lost, and the next layout fits any: but a stranger
+        may send such, so not at every one. Runs from before a change of mode mean nothing."""
+        self._peers.drop(Drop.TOO_BIG)
+        if self._now >= self._grow_at and not self._intake.mode.just_changed(self._now):
+            self._grow_at = Instant(self._now + GROW_INTERVAL)
+            self._wanted = MOST
 
     def _is_run(self, start: int, stop: int) -> bool:
         """Whether the ends of these slots are of one record and so many datagrams apart."""
@@ -135,7 +150,7 @@ class Receiver:
             return False
         at = start * payload
         tail = intake.size(stop - 1) - HEADER_SIZE
-        if tail < 0:
+        if not 0 <= tail <= payload:
             return False
         data = intake.slots.payload_view[at : at + many * payload + tail]
         if not self.inbound.record(head, dst, data, self._now):
@@ -176,7 +191,8 @@ class Receiver:
             headers[first + offset : last : HEADER_SIZE] == one[offset : offset + 1] * count
             for offset in (1, 2, 3, 4, 5, _SEQ_END)
         )
-        if not same or any(size != segment for size in sizes[:-1]) or sizes[-1] < HEADER_SIZE:
+        is_even = all(size == segment for size in sizes[:-1])
+        if not (same and is_even and HEADER_SIZE <= sizes[-1] <= segment):
             count, last = 1, first + HEADER_SIZE
         size = sizes[count - 1]
         if index + count < total or count > 1:
