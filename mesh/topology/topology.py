@@ -81,6 +81,7 @@ class Topology:
         self._unreachable_since: dict[PeerName, Instant] = {}
         self._namesakes = Namesakes()
         self.is_update_due = False
+        """Somebody may keep our short ID, or we may get one: ``update`` shall be called soon."""
         self._publish(own)
 
     @property
@@ -166,8 +167,8 @@ class Topology:
         if (full := self._full_for(record, held)) and record.name != source:
             return full
         self._hold(record, item.payload)
-        own = self.own.short_id
-        if own is not None and record.short_id == own and record.name < self.us:
+        ours = self.own.short_id
+        if ours is None or (record.short_id == ours and record.name < self.us):
             self.is_update_due = True
         return ""
 

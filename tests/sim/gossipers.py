@@ -74,10 +74,15 @@ class Gossiper:
                     self.room.carry(self, peer, message)
                 case Arm(deadline):
                     self.wake = deadline
-                case Notify(Changed() as event):
-                    self.changed.append(event)
-                case Notify(Quarantined() as refusal):
-                    self.quarantined.append(refusal)
+                case Notify(event):
+                    self._happened(event)
+
+    def _happened(self, event: Changed | Quarantined) -> None:
+        match event:
+            case Changed():
+                self.changed.append(event)
+            case Quarantined():
+                self.quarantined.append(event)
 
     def publish(self, channel: str, *keys: bytes) -> None:
         self.perform(self.gossip.publish(channel, keys, self.room.now))
