@@ -220,8 +220,11 @@ class Ring:
         ]
 
     def reassert(self, start: Address, version: int) -> Slice:
-        """Say again what we own, above a version that somebody lied about."""
-        return self._set(replace(self.slices[start], version=version + 1, takeover=False))
+        """Say again what we own, above a version that somebody lied about.
+
+        Two above: whoever believed the lie takes the very next version from the liar only.
+        """
+        return self._set(replace(self.slices[start], version=version + 2, takeover=False))
 
     def _set(self, piece: Slice) -> Slice:
         if self.id is None:
@@ -281,9 +284,9 @@ class Ring:
             return "bad-signature"
         if held is None and len(self.slices) >= MAX_SLICES:
             return "too-many-slices"
-        reason = self._contradiction(held, said)
-        if reason is not None:
-            assert held is not None
+        if said.start < self.range.start or said.end > self.range.end:
+            return "slice-outside-range"
+        if held is not None and (reason := self._contradiction(held, said)) is not None:
             self.conflicts[said.start] = Conflict(held, said, reason, source)
             return reason
         if self.id is None:
@@ -301,11 +304,10 @@ class Ring:
             return "cluster-mismatch"
         return None
 
-    def _contradiction(self, held: Slice | None, said: Slice) -> str | None:
-        if said.start < self.range.start or said.end > self.range.end:
-            return "slice-outside-range"
-        if held is None:
-            return None
+    def _contradiction(self, held: Slice, said: Slice) -> str | None:
+        """Why a newer or equal version of a slice cannot be believed, or None."""
+        if said.version == held.version + 1 and said.issuer != held.owner and not said.takeover:
+            return "slice-forged"  # the next version is its owner's to make
         if held.owner == self.us and said.issuer != self.us and not said.takeover:
             return "slice-forged"
         if held.version == said.version:

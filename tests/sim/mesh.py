@@ -34,13 +34,19 @@ from mesh.connection.maker import Target
 from mesh.effects import Arm
 from mesh.errors import MalformedMessageError
 from mesh.names import PeerName
-from mesh.router.events import ChannelChanged, PeersChanged, RouterEvent, UnicastReceived
+from mesh.router.events import (
+    ChannelChanged,
+    PeersChanged,
+    Quarantined,
+    RouterEvent,
+    UnicastReceived,
+)
 from tests.sim.clock import SimClock, _Entry
 from tests.sim.host import PORT, SimHost, ring
 from tests.sim.network import SimNetwork, Weather
 
-RANGE = AddressRange.parse("10.32.0.0/24")
-"""Small, so that peers must ask each other for space."""
+RANGE = AddressRange.parse("10.32.0.0/27")
+"""Two addresses a peer: most must be asked for."""
 
 
 @dataclass
@@ -131,6 +137,8 @@ class SimIpam:
                 except MalformedMessageError:
                     self.refused.append("malformed")
             case ChannelChanged(channel, _) if channel in (RING, ELECTION):
+                self.perform(self.core.channel_changed(channel, now))
+            case Quarantined(channel=channel) if channel == RING:
                 self.perform(self.core.channel_changed(channel, now))
             case PeersChanged(reachable):
                 self.perform(self.core.peers(dict.fromkeys(reachable, ""), now))
@@ -229,8 +237,11 @@ class SimMesh:
             a, b = self.rng.sample(self.hosts, 2)
             if frozenset({a.address, b.address}) not in told:
                 self.network.fence(a.address, b.address)
+        first, last = self.hosts[0], self.hosts[-1]
         for host in self.hosts:
             self.start(host)
+            if host in (first, last):
+                self.allocate(host)  # before anybody is connected: nobody may decide alone
             self.run(self.rng.uniform(0, 0.2))
 
     def start(self, host: SimHost) -> None:
@@ -400,7 +411,6 @@ def story(seed: int, peers: int = 12, steps: int = 40) -> SimMesh:
     """The run that ``make sim`` repeats for every seed: join, settle, trouble, heal, settle."""
     mesh = SimMesh(seed, peers)
     mesh.join(fences=peers // 3)
-    mesh.allocate(mesh.hosts[0])
     mesh.run(8.0)
     mesh.churn(steps)
     mesh.heal()

@@ -253,6 +253,8 @@ class Daemon:
             case LinkChanged(peer, up, reason):
                 self._note("link up" if up else "link down", peer=peer, reason=reason)
             case Quarantined(channel, key, reason, source):
+                if channel == RING:
+                    self.ipam.channel_changed(channel)
                 self._note(
                     "gossip refused", channel=channel, key=key.hex(), reason=reason, peer=source
                 )
