@@ -17,7 +17,7 @@ from mesh.router.router import Router
 from mesh.topology import topology
 from mesh.topology.routes import Routes
 from mesh.topology.topology import Topology
-from tests.sim import mesh as simulation
+from tests.sim.host import SimHost
 from tests.sim.mesh import MemoryStore, SimMesh, story
 from tests.sim.network import SimNetwork
 
@@ -41,14 +41,21 @@ def test_trouble_really_happens() -> None:
     seen: set[str] = set()
 
     class Watched(SimMesh):
-        def kill(self, host: simulation.SimHost) -> None:
+        def kill(self, host: SimHost) -> None:
             seen.add("kill")
             super().kill(host)
 
+    class WatchedNetwork(SimNetwork):
+        def cut(self, a: str, b: str, *, one_way: bool = False) -> None:
+            seen.add("cut")
+            super().cut(a, b, one_way=one_way)
+
+        def heal(self) -> None:
+            seen.add("heal")
+            super().heal()
+
     mesh = Watched(11, peers=6)
-    cut, heal = SimNetwork.cut, SimNetwork.heal
-    mesh.network.cut = lambda *a, **k: (seen.add("cut"), cut(mesh.network, *a, **k))[1]  # type: ignore[method-assign]
-    mesh.network.heal = lambda: (seen.add("heal"), heal(mesh.network))[1]  # type: ignore[method-assign]
+    mesh.network.__class__ = WatchedNetwork
     mesh.join(fences=2)
     mesh.churn(60)
     assert seen == {"kill", "cut", "heal"}
