@@ -9,53 +9,140 @@ import posix
 
 SOCKET = "/run/weaver/cni.sock"
 PLUGIN = "weaver-net"
-MAX_STDIN = 16 << 20
+
+MAX_STDIN = 1 << 20
+"""Octets of a configuration, the same bound as the daemon's."""
+
+TIMEOUT = 120.0
+"""Seconds to wait for the daemon: longer than any call of its own takes, shorter than kubelet."""
+
+MAX_SPOOLED = 4096
+"""Files of the spool: pods of one host that can be deleted while the daemon is down."""
+
+
+class DaemonDownError(Exception):
+    """Nobody listens, or whoever listened died before it answered."""
 
 
 def main() -> int:
-    environ = posix.environ
-    command = environ.get(b"CNI_COMMAND", b"")
+    command = posix.environ.get(b"CNI_COMMAND", b"")
     if not command:
-        about = "CNI plugin %s, talks to the daemon on %s\nCNI protocol versions supported: "
-        versions = "0.3.1, 0.4.0, 1.0.0, 1.1.0\n"
-        posix.write(2, (about % (PLUGIN, SOCKET) + versions).encode())
+        about = b"CNI plugin %s, talks to the daemon on %s\n" % (PLUGIN.encode(), SOCKET.encode())
+        posix.write(2, about + b"CNI protocol versions supported: 0.3.1, 0.4.0, 1.0.0, 1.1.0\n")
         return 0
-    stdin = b""
-    while len(stdin) <= MAX_STDIN:
+    stdin = read_stdin()
+    if len(stdin) > MAX_STDIN:
+        return refuse(stdin, 6, f"a configuration of more than {MAX_STDIN} octets")
+    frame = framed(stdin)
+    try:
+        answer = ask(frame)
+    except DaemonDownError:
+        return alone(command, stdin, frame)
+    except OSError as err:
+        return refuse(stdin, 11, f"the daemon does not answer: {err.strerror or err}")
+    posix.write(1, answer[1:])
+    return answer[0]
+
+
+def read_stdin() -> bytes:
+    """All of it, or the first of it that is too much."""
+    pieces, size = [], 0
+    while size <= MAX_STDIN:
         piece = posix.read(0, 65536)
         if not piece:
             break
-        stdin += piece
+        pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces)
+
+
+def framed(stdin: bytes) -> bytes:
+    """Two lengths, the environment as lines, the configuration."""
     lines = [b"PLUGIN=" + PLUGIN.encode()]
-    for key, value in environ.items():
+    for key, value in posix.environ.items():
         if key[:4] == b"CNI_":
-            lines.append(key + b"=" + value.replace(b"\n", b" "))
+            lines.append((key + b"=" + value).replace(b"\n", b" "))
     head = b"\n".join(lines)
+    return len(head).to_bytes(4, "big") + len(stdin).to_bytes(4, "big") + head + stdin
+
+
+def ask(frame: bytes) -> bytes:
+    """The daemon's answer: exit status, then standard output."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    sock.settimeout(TIMEOUT)
     try:
         sock.connect(SOCKET)
-        sock.sendall(len(head).to_bytes(4, "big") + len(stdin).to_bytes(4, "big") + head + stdin)
-        answer = b""
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        raise DaemonDownError from None
+    answer = b""
+    try:
+        sock.sendall(frame)
         while True:
             piece = sock.recv(65536)
             if not piece:
                 break
             answer += piece
-    except OSError:
-        answer = b""
-    if answer:
-        posix.write(1, answer[1:])
-        return answer[0]
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    if not answer:
+        raise DaemonDownError
+    return answer
+
+
+def alone(command: bytes, stdin: bytes, frame: bytes) -> int:
+    """Answer while the daemon is down."""
     if command == b"DEL":
-        return 0  # the daemon finds at its next start that the pod is gone, and frees its address
-    if command == b"VERSION":
-        said = '{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'
-        posix.write(1, said.encode())
+        try:
+            spool(frame)
+        except OSError as err:
+            posix.write(2, f"{PLUGIN}: DEL not recorded: {err.strerror}\n".encode())
         return 0
-    code = b"50" if command == b"STATUS" else b"11"
-    refusal = b'{"cniVersion":"1.0.0","code":%s,"msg":"weaver is not running","details":"%s"}'
-    posix.write(1, refusal % (code, SOCKET.encode()))
+    if command == b"VERSION":
+        said = '{"cniVersion":"%s","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'
+        posix.write(1, (said % version(stdin, "1.1.0")).encode())
+        return 0
+    code = 50 if command == b"STATUS" else 11
+    return refuse(stdin, code, "weaver is not running: nobody listens on " + SOCKET)
+
+
+def spool(frame: bytes) -> None:
+    """Leave a DEL for the daemon's next start: one file, named by what it deletes."""
+    directory = SOCKET.rpartition("/")[0] + "/cni-del"
+    container = posix.environ.get(b"CNI_CONTAINERID", b"")
+    name = (container + b"," + posix.environ.get(b"CNI_IFNAME", b"")).hex()
+    if len(name) > 240:
+        return
+    try:
+        posix.mkdir(directory, 0o700)
+    except FileExistsError:
+        if len(posix.listdir(directory)) >= MAX_SPOOLED:
+            return
+    new = f"{directory}/.{name}.{posix.getpid()}"
+    fd = posix.open(new, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
+    try:
+        whole = posix.write(fd, frame) == len(frame)
+    finally:
+        posix.close(fd)
+    if whole:
+        posix.rename(new, directory + "/" + name)
+    else:
+        posix.unlink(new)
+
+
+def refuse(stdin: bytes, code: int, message: str) -> int:
+    said = '{"cniVersion":"%s","code":%d,"msg":"%s"}'
+    words = message.replace("\\", "/").replace('"', "'")
+    posix.write(1, (said % (version(stdin, "1.0.0"), code, words)).encode())
     return 1
+
+
+def version(stdin: bytes, otherwise: str) -> str:
+    """The version that the configuration names, made out without a parser."""
+    pieces = stdin[:65536].partition(b'"cniVersion"')[2].split(b'"', 2)
+    known = (b"0.3.1", b"0.4.0", b"1.0.0", b"1.1.0")
+    if len(pieces) == 3 and pieces[0].strip() == b":" and pieces[1] in known:
+        return pieces[1].decode()
+    return otherwise
 
 
 if __name__ == "__main__":

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_interface, ip_network
 from typing import Any
 
 from weaver.cni.errors import CniError, Code
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+CHECK_SINCE = "0.4.0"
+GC_SINCE = "1.1.0"
 MAX_STDIN = 1 << 20
 """Octets of a configuration; the largest real ones are some tens of KiB."""
 
-_CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+MIN_MTU, MAX_MTU = 576, 65000
+OWN_IPAM = "weaver-ipam"
+VALID_ATTACHMENTS = "cni.dev/valid-attachments"
+
+Json = dict[str, Any]
+Route = tuple[str, str | None]
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_MAC = re.compile(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
+_UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 _REQUIRED = {
     "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
     "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
@@ -23,12 +35,15 @@ _REQUIRED = {
     "STATUS": ("CNI_PATH",),
     "VERSION": (),
 }
-_MAC = re.compile(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
+_KNOWN_ARGS = frozenset({
+    "IP", "MAC", "IgnoreUnknown",
+    "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One execution of a plugin, parsed."""
+    """One execution of a plugin. Names are checked; properties check what they read."""
 
     plugin: str
     command: str
@@ -37,8 +52,9 @@ class Call:
     netns: str
     ifname: str
     path: str
-    config: dict[str, Any]
-    args: dict[str, str]
+    config: Json
+    args: Mapping[str, str]
+    environ: Mapping[str, str]
     raw: bytes
 
     @property
@@ -50,72 +66,175 @@ class Call:
         value = self.config.get("mtu")
         if value in (None, 0):
             return None
-        if not isinstance(value, int) or isinstance(value, bool) or not 576 <= value <= 65000:
-            raise CniError(Code.BAD_CONFIG, f"mtu {value!r} is not 576 to 65000")
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise CniError(Code.BAD_CONFIG, f"mtu {value!r} is not a number")
+        if not MIN_MTU <= value <= MAX_MTU:
+            raise CniError(Code.BAD_CONFIG, f"mtu {value} is not {MIN_MTU} to {MAX_MTU}")
         return value
 
     @property
     def mac(self) -> str | None:
-        runtime = self.config.get("runtimeConfig") or {}
-        value = self.args.get("MAC") or (runtime.get("mac") if isinstance(runtime, dict) else None)
-        if value is None:
+        """By the mac capability, args.cni.mac, or CNI_ARGS, in this order."""
+        found = self._asked("mac") or self.args.get("MAC")
+        if not found:
             return None
-        if not isinstance(value, str) or not _MAC.fullmatch(value):
-            raise CniError(Code.BAD_CONFIG, f"not a MAC address: {value!r}")
-        return value.lower()
+        if not isinstance(found, str) or not _MAC.fullmatch(found):
+            raise CniError(Code.BAD_CONFIG, f"not a MAC address: {found!r}")
+        if int(found[:2], 16) & 1 or not int(found.replace(":", ""), 16):
+            raise CniError(Code.BAD_CONFIG, f"no interface can have the MAC address {found}")
+        return found.lower()
 
     @property
     def address(self) -> str | None:
-        """The address asked for: by CNI_ARGS, the ips capability, or args.cni.ips."""
-        if "IP" in self.args:
-            return self.args["IP"].split(",")[0]
-        runtime, args = self.config.get("runtimeConfig"), self.config.get("args")
-        cni = args.get("cni") if isinstance(args, dict) else None
-        for source in (runtime, cni):
-            ips = source.get("ips") if isinstance(source, dict) else None
-            if isinstance(ips, list) and ips:
-                return str(ips[0])
+        """The address asked for: by the ips capability, args.cni.ips, or CNI_ARGS."""
+        found = self._asked("ips") or [ip for ip in self.args.get("IP", "").split(",") if ip]
+        if not isinstance(found, list) or not all(isinstance(ip, str) for ip in found):
+            raise CniError(Code.BAD_CONFIG, f"ips {found!r} is not a list of addresses")
+        if not found:
+            return None
+        if len(found) > 1:
+            raise CniError(Code.UNSUPPORTED_FIELD, f"ips {found!r}: one address a pod is given")
+        try:
+            return str(ip_interface(found[0]).ip)
+        except ValueError as err:
+            raise CniError(Code.BAD_CONFIG, f"not an address: {found[0]!r}") from err
+
+    @property
+    def wants_gateway(self) -> bool | None:
+        """isDefaultGateway; None where the configuration does not say."""
+        value = self.config.get("isDefaultGateway")
+        if value is not None and not isinstance(value, bool):
+            raise CniError(Code.BAD_CONFIG, f"isDefaultGateway {value!r} is not true or false")
+        return value
+
+    @property
+    def ipam(self) -> Json:
+        value = self.config.get("ipam", {})
+        if not isinstance(value, dict):
+            raise CniError(Code.BAD_CONFIG, "ipam is not an object")
+        return value
+
+    @property
+    def ipam_type(self) -> str:
+        kind = self.ipam.get("type") or OWN_IPAM
+        if not isinstance(kind, str) or not _NAME.fullmatch(kind):
+            raise CniError(Code.BAD_CONFIG, f"invalid ipam.type: {kind!r}")
+        return kind
+
+    @property
+    def gateway(self) -> str | None:
+        """ipam.gateway: the address pods are told to send through."""
+        value = self.ipam.get("gateway")
+        try:
+            return None if value is None else str(ip_interface(value).ip)
+        except ValueError as err:
+            raise CniError(Code.BAD_CONFIG, f"ipam.gateway: {value!r} is no address") from err
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """ipam.routes: destinations, each with its gateway where it names one."""
+        return read_routes(self.ipam.get("routes"), Code.BAD_CONFIG, "ipam.routes")
+
+    @property
+    def previous(self) -> Json | None:
+        value = self.config.get("prevResult")
+        if value is None or isinstance(value, dict):
+            return value
+        raise CniError(Code.BAD_CONFIG, "prevResult is not an object")
+
+    @property
+    def valid_attachments(self) -> frozenset[tuple[str, str]]:
+        value = self.config.get(VALID_ATTACHMENTS)
+        # Absent is not the same as empty, which would free everything.
+        if not isinstance(value, list):
+            raise CniError(Code.BAD_CONFIG, f"{VALID_ATTACHMENTS} is not a list")
+        return frozenset(
+            (str(entry.get("containerID")), str(entry.get("ifname")))
+            for entry in value
+            if isinstance(entry, dict)
+        )
+
+    def _asked(self, key: str) -> object:
+        """runtimeConfig.key, else args.cni.key."""
+        args = self.config.get("args")
+        for source in (
+            self.config.get("runtimeConfig"),
+            args.get("cni") if isinstance(args, dict) else None,
+        ):
+            if isinstance(source, dict) and source.get(key):
+                return source[key]
         return None
 
 
-def parse(environ: dict[str, str], stdin: bytes) -> Call:
+def parse(environ: Mapping[str, str], stdin: bytes) -> Call:
     """Check a call. Raises CniError with the specification's code."""
     command = environ.get("CNI_COMMAND", "")
     if command not in _REQUIRED:
         raise CniError(Code.ENVIRONMENT, f"unknown CNI_COMMAND: {command}")
+    if command == "VERSION":
+        return _version_call(environ, stdin)
     missing = [name for name in _REQUIRED[command] if not environ.get(name)]
     if missing:
         raise CniError(Code.ENVIRONMENT, f"required env variables [{','.join(missing)}] missing")
     config = _config(stdin)
-    version = config.get("cniVersion", "0.1.0" if command != "VERSION" else VERSIONS[-1])
-    if command != "VERSION":
-        if version not in VERSIONS:
-            details = f"config is {version!r}, plugin supports {list(VERSIONS)}"
-            raise CniError(Code.VERSION, "incompatible CNI versions", details)
-        _check_names(environ, config)
-        if command in ("GC", "STATUS") and version != "1.1.0":
-            raise CniError(Code.VERSION, f"config version does not allow {command}")
-        if command == "CHECK" and version < "0.4.0":
-            raise CniError(Code.VERSION, "config version does not allow CHECK")
+    version = _check_version(command, config)
+    _check_names(environ, config)
+    return _call(environ, config, version, _args(environ.get("CNI_ARGS", "")), stdin)
+
+
+def said_version(stdin: bytes) -> str | None:
+    """The version that a configuration names, which may be wrong in every other respect."""
+    try:
+        value = json.loads(stdin).get("cniVersion")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def read_routes(value: object, code: Code, what: str) -> tuple[Route, ...]:
+    """A list of CNI's route objects. Raises CniError with ``code``."""
+    routes: list[Route] = []
+    try:
+        for entry in value or ():  # type: ignore[attr-defined]  # what it is, is found out here
+            gateway = entry.get("gw")
+            routes.append((
+                str(ip_network(entry["dst"], strict=False)),
+                None if not gateway else str(ip_interface(gateway).ip),
+            ))  # fmt: skip
+    except (TypeError, AttributeError, KeyError, ValueError) as err:
+        raise CniError(code, f"{what} is not a list of routes", str(err)[:200]) from err
+    return tuple(routes)
+
+
+def _version_call(environ: Mapping[str, str], stdin: bytes) -> Call:
+    """VERSION asks nothing of its environment, which runtimes fill with dummies."""
+    version = said_version(stdin) or VERSIONS[-1]
+    return _call(environ, {}, version, {}, stdin)
+
+
+def _call(
+    environ: Mapping[str, str], config: Json, version: str, args: Mapping[str, str], raw: bytes
+) -> Call:
     return Call(
         plugin=environ.get("PLUGIN", "weaver-net"),
-        command=command,
-        version=str(version),
+        command=environ["CNI_COMMAND"],
+        version=version,
         container=environ.get("CNI_CONTAINERID", ""),
         netns=environ.get("CNI_NETNS", ""),
         ifname=environ.get("CNI_IFNAME", ""),
         path=environ.get("CNI_PATH", ""),
         config=config,
-        args=_args(environ.get("CNI_ARGS", "")) if command != "VERSION" else {},
-        raw=stdin,
+        args=args,
+        environ={k: v for k, v in environ.items() if k.startswith("CNI_")},
+        raw=raw,
     )
 
 
-def _config(stdin: bytes) -> dict[str, Any]:
+def _config(stdin: bytes) -> Json:
     if len(stdin) > MAX_STDIN:
         raise CniError(Code.DECODE, f"a configuration of more than {MAX_STDIN} octets")
     try:
-        config = json.loads(stdin or b"")
+        config = json.loads(stdin)
     except (ValueError, RecursionError) as err:
         raise CniError(Code.DECODE, "the configuration is not JSON", str(err)[:200]) from err
     if not isinstance(config, dict):
@@ -123,32 +242,42 @@ def _config(stdin: bytes) -> dict[str, Any]:
     return config
 
 
-def _check_names(environ: dict[str, str], config: dict[str, Any]) -> None:
+def _check_version(command: str, config: Json) -> str:
+    version = config.get("cniVersion", "0.1.0")  # what its absence means (SPEC.md section 1)
+    if not isinstance(version, str) or version not in VERSIONS:
+        details = f"config is {version!r}, plugin supports {list(VERSIONS)}"
+        raise CniError(Code.VERSION, "incompatible CNI versions", details)
+    since = {"CHECK": CHECK_SINCE, "GC": GC_SINCE, "STATUS": GC_SINCE}.get(command, "")
+    if VERSIONS.index(version) < (VERSIONS.index(since) if since else 0):
+        raise CniError(Code.VERSION, f"config version does not allow {command}")
+    return version
+
+
+def _check_names(environ: Mapping[str, str], config: Json) -> None:
     name = config.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise CniError(Code.BAD_CONFIG, f"missing or invalid network name: {name!r}")
     container, ifname = environ.get("CNI_CONTAINERID"), environ.get("CNI_IFNAME")
-    if container and not _CONTAINER.fullmatch(container):
+    if container and not _NAME.fullmatch(container):
         raise CniError(Code.ENVIRONMENT, f"invalid CNI_CONTAINERID: {container!r}")
     if ifname and (
         len(ifname.encode()) > 15
         or ifname in (".", "..")
-        or any(c in "/:" or c.isspace() for c in ifname)
+        or any(c in "/:" + _UNPRINTABLE or c.isspace() for c in ifname)
     ):
         raise CniError(Code.ENVIRONMENT, f"invalid CNI_IFNAME: {ifname!r}")
 
 
 def _args(text: str) -> dict[str, str]:
     """CNI_ARGS; a key nobody knows is an error unless IgnoreUnknown says otherwise."""
-    if not text:
-        return {}
     args: dict[str, str] = {}
     for pair in text.split(";"):
         key, equals, value = pair.partition("=")
-        if not equals:
+        if not equals and pair:
             raise CniError(Code.ENVIRONMENT, f"CNI_ARGS: invalid pair {pair!r}")
         args[key] = value
-    unknown = [k for k in args if k not in ("IP", "MAC", "IgnoreUnknown") and "K8S_" not in k]
+    args.pop("", None)
+    unknown = sorted(args.keys() - _KNOWN_ARGS)
     if unknown and args.get("IgnoreUnknown", "").lower() not in ("1", "true"):
         raise CniError(Code.ENVIRONMENT, f"CNI_ARGS: unknown args {unknown}")
     return args

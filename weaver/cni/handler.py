@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import shutil
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import Callable, Mapping
 
 from mesh.errors import OperatorError
 from weaver.cni import result
-from weaver.cni.config import VERSIONS, Call, parse
+from weaver.cni.config import OWN_IPAM, VERSIONS, Call, Json, Route, parse, said_version
+from weaver.cni.delegate import find_delegate, run_delegate
 from weaver.cni.errors import CniError, Code, explained
 from weaver.daemon.attach import Attacher, AttachRequest
 
-OWN_IPAM = "weaver-ipam"
-DELEGATE_TIMEOUT = 30.0
-Json = dict[str, Any]
+log = logging.getLogger(__name__)
+
+FALLBACK_VERSION = "1.0.0"
+"""Of an error about a call whose own version cannot be made out."""
 
 
 class Handler:
@@ -26,43 +25,36 @@ class Handler:
     def __init__(self, attacher: Attacher, not_ready: Callable[[], str | None]) -> None:
         self._attacher, self._not_ready = attacher, not_ready
 
-    async def handle(self, environ: dict[str, str], stdin: bytes) -> tuple[int, bytes]:
-        """(exit code, standard output). Never raises."""
-        version = VERSIONS[2]
+    async def handle(self, environ: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
+        """(exit status, standard output)."""
         try:
-            call = parse(environ, stdin)
-            version = call.version
-            answer = await self._answer(call)
+            answer = await self._answer(parse(environ, stdin))
         except CniError as err:
-            return 1, json.dumps(result.failed(_said_version(stdin) or version, err)).encode()
+            return refusal(stdin, err)
         except OperatorError as err:
-            return 1, json.dumps(result.failed(version, explained(err))).encode()
+            return refusal(stdin, explained(err))
         return 0, b"" if answer is None else json.dumps(answer).encode()
 
     async def _answer(self, call: Call) -> Json | None:
+        is_ipam = call.plugin == OWN_IPAM
         match call.command:
             case "VERSION":
-                version = call.config.get("cniVersion", VERSIONS[-1])
-                return {"cniVersion": version, "supportedVersions": list(VERSIONS)}
+                return {"cniVersion": call.version, "supportedVersions": list(VERSIONS)}
             case "ADD":
                 self._demand_ready(Code.TRY_AGAIN)
-                return await (self._ipam_add(call) if self._is_ipam(call) else self._add(call))
+                return await (self._ipam_add(call) if is_ipam else self._add(call))
             case "DEL":
-                await (self._ipam_del(call) if self._is_ipam(call) else self._del(call))
+                await (self._ipam_del(call) if is_ipam else self._del(call))
             case "CHECK":
                 self._demand_ready(Code.TRY_AGAIN)
-                await (self._ipam_check(call) if self._is_ipam(call) else self._check(call))
+                await (self._ipam_check(call) if is_ipam else self._check(call))
             case "STATUS":
                 self._demand_ready(Code.NOT_AVAILABLE)
-            case "GC":
-                await self._gc(call)
-            case _:
-                raise CniError(Code.ENVIRONMENT, f"unknown CNI_COMMAND: {call.command}")
+                if not is_ipam and (delegate := find_delegate(call)) is not None:
+                    await run_delegate(delegate, call, "STATUS")
+            case _:  # GC: parse lets nothing else through
+                await self._gc(call, is_ipam=is_ipam)
         return None
-
-    @staticmethod
-    def _is_ipam(call: Call) -> bool:
-        return call.plugin == OWN_IPAM
 
     def _demand_ready(self, code: Code) -> None:
         if (reason := self._not_ready()) is not None:
@@ -71,69 +63,88 @@ class Handler:
     # ---- weaver-net
 
     async def _add(self, call: Call) -> Json:
-        delegate = _delegate(call)
-        addresses: tuple[str, ...] | None = None
-        routes: tuple[tuple[str, str | None], ...] = ()
-        if delegate is not None:
-            said = await _run_delegate(delegate, call, "ADD")
-            addresses = tuple(ip["address"] for ip in said.get("ips", []))
-            routes = tuple((r["dst"], r.get("gw")) for r in said.get("routes", []))
-        request = AttachRequest(
-            container=call.container,
-            ifname=call.ifname,
-            netns=call.netns,
-            address=call.address if delegate is None else None,
-            mac=call.mac,
-            mtu=call.mtu,
-            addresses=addresses,
-            routes=routes,
-            default_route=bool(call.config.get("isDefaultGateway", True)) and delegate is None,
-        )
-        held = self._attacher.get(call.container, call.ifname)
-        if held is not None and held.netns == call.netns:
-            raise CniError(Code.KERNEL, f"{call.ifname} exists in {call.netns}", "interface-exists")
+        delegate = find_delegate(call)
+        if delegate is None:
+            row = await self._attacher.attach(await self._own_request(call))
+            return result.added(call.version, row, {}, call.previous)
+        # Whoever asks twice must not have its first attachment's address freed below.
+        if await self._attacher.exists(call.container, call.ifname):
+            raise CniError(Code.EXISTS, f"{call.ifname} exists already", "interface-exists")
         try:
-            row = await self._attacher.attach(request)
-        except OperatorError:
-            if delegate is not None:
-                await _run_delegate(delegate, call, "DEL")
+            given = result.read_delegated(await run_delegate(delegate, call, "ADD"))
+            row = await self._attacher.attach(
+                _request(call, given.routes, given.addresses, given.gateway)
+            )
+        except BaseException:
+            await self._take_back(delegate, call)
             raise
-        return result.added(call.version, row)
+        return result.added(call.version, row, given.dns, call.previous)
+
+    async def _own_request(self, call: Call) -> AttachRequest:
+        """With routes through the bridge's address where the configuration wants them."""
+        routes, wants = call.routes, call.wants_gateway
+        lacks_gateway = call.gateway is None and any(gateway is None for _, gateway in routes)
+        request = _request(call, routes)  # checks the rest before the host is touched
+        if (wants or lacks_gateway) and self._attacher.exposed is None:
+            await self._attacher.expose()
+        gateway = call.gateway or self._attacher.gateway
+        routes = tuple((destination, via or gateway) for destination, via in routes)
+        if wants is not False and gateway is not None:
+            everywhere = "::/0" if ":" in gateway else "0.0.0.0/0"
+            if everywhere not in dict(routes):
+                routes = (*routes, (everywhere, gateway))
+        return _request(call, routes, None, gateway, request.address)
+
+    async def _take_back(self, delegate: str, call: Call) -> None:
+        try:
+            await run_delegate(delegate, call, "DEL")
+        except CniError as err:
+            log.warning("address not given back", extra={"reason": "delegate", "error": str(err)})
 
     async def _del(self, call: Call) -> None:
         await self._attacher.detach(call.container, call.ifname)
-        if (delegate := _delegate(call)) is not None:
-            await _run_delegate(delegate, call, "DEL")
+        if (delegate := find_delegate(call)) is not None:
+            await run_delegate(delegate, call, "DEL")
 
     async def _check(self, call: Call) -> None:
-        previous = call.config.get("prevResult")
-        if not isinstance(previous, dict):
+        previous = call.previous
+        if previous is None:
             raise CniError(Code.BAD_CONFIG, "CHECK needs prevResult")
-        wrong = list(await self._attacher.check(call.container, call.ifname, call.netns))
+        wrong = await self._attacher.check(call.container, call.ifname, call.netns)
         row = self._attacher.get(call.container, call.ifname)
-        said = {ip.get("address") for ip in previous.get("ips", []) if isinstance(ip, dict)}
         if row is not None:
+            said = {ip.get("address") for ip in _objects(previous.get("ips"))}
             wrong += [f"prevResult lacks {cidr}" for cidr in row.addresses if cidr not in said]
+            sandboxes = {
+                interface.get("sandbox")
+                for interface in _objects(previous.get("interfaces"))
+                if interface.get("name") == call.ifname
+            }
+            if call.netns not in sandboxes:
+                wrong.append(f"prevResult lacks {call.ifname} in {call.netns}")
         if wrong:
             raise CniError(Code.CHECK_FAILED, "; ".join(wrong), "check-failed")
-        if (delegate := _delegate(call)) is not None:
-            await _run_delegate(delegate, call, "CHECK")
+        if (delegate := find_delegate(call)) is not None:
+            await run_delegate(delegate, call, "CHECK")
 
-    async def _gc(self, call: Call) -> None:
-        """Detach everything of ours that the runtime no longer knows."""
-        valid = call.config.get("cni.dev/valid-attachments") or []
-        keep = {(v.get("containerID"), v.get("ifname")) for v in valid if isinstance(v, dict)}
-        for row in self._attacher.list():
-            if (row.container, row.ifname) not in keep:
-                await self._attacher.detach(row.container, row.ifname)
+    async def _gc(self, call: Call, *, is_ipam: bool) -> None:
+        """Detach what the runtime no longer knows of this network; all of it is tried."""
+        failure: OperatorError | CniError | None = None
+        try:
+            await self._attacher.collect(call.name, call.valid_attachments, leases=is_ipam)
+        except OperatorError as err:
+            failure = err
+        if not is_ipam and (delegate := find_delegate(call)) is not None:
+            await run_delegate(delegate, call, "GC")
+        if failure is not None:
+            raise failure
 
     # ---- weaver-ipam
 
     async def _ipam_add(self, call: Call) -> Json:
-        cidr = await self._attacher.allocate(call.container, call.ifname, call.address)
-        exposed = self._attacher.exposed
-        gateway = None if exposed is None else exposed.partition("/")[0]
-        return result.addressed(call.version, cidr, gateway)
+        gateway, routes = call.gateway, call.routes
+        cidr = await self._attacher.allocate(call.container, call.ifname, call.address, call.name)
+        return result.addressed(call.version, cidr, gateway, routes)
 
     async def _ipam_del(self, call: Call) -> None:
         await self._attacher.release(call.container, call.ifname)
@@ -143,58 +154,35 @@ class Handler:
             raise CniError(Code.CHECK_FAILED, f"{call.container} has no address", "check-failed")
 
 
-def _said_version(stdin: bytes) -> str | None:
-    """The version an erroneous configuration asked for, where one can be made out."""
-    try:
-        value = json.loads(stdin[:65536]).get("cniVersion")
-    except (ValueError, AttributeError, RecursionError):
-        return None
-    return value if isinstance(value, str) else None
+def refusal(stdin: bytes, err: CniError) -> tuple[int, bytes]:
+    """(exit status, standard output) of an error, in the version that was asked for."""
+    said = said_version(stdin)
+    version = said if said in VERSIONS else FALLBACK_VERSION
+    return 1, json.dumps(result.failed(version, err)).encode()
 
 
-def _delegate(call: Call) -> str | None:
-    """The path of another IPAM plugin that the configuration names, or None for our own."""
-    ipam = call.config.get("ipam")
-    kind = ipam.get("type") if isinstance(ipam, dict) else None
-    if kind in (None, "", OWN_IPAM):
-        return None
-    if not isinstance(kind, str) or "/" in kind:
-        raise CniError(Code.BAD_CONFIG, f"invalid ipam.type: {kind!r}")
-    found = shutil.which(kind, path=call.path)
-    if found is None:
-        raise CniError(Code.BAD_CONFIG, f"no IPAM plugin {kind} in CNI_PATH")
-    return found
-
-
-async def _run_delegate(path: str, call: Call, command: str) -> Json:
-    """Run another plugin with the same configuration; its result."""
-    environ = {
-        "PATH": os.environ.get("PATH", ""),
-        "CNI_COMMAND": command,
-        "CNI_CONTAINERID": call.container,
-        "CNI_NETNS": call.netns,
-        "CNI_IFNAME": call.ifname,
-        "CNI_PATH": call.path,
-        "CNI_ARGS": ";".join(f"{k}={v}" for k, v in call.args.items()),
-    }
-    process = await asyncio.create_subprocess_exec(
-        path,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=environ,
+def _request(
+    call: Call,
+    routes: tuple[Route, ...],
+    addresses: tuple[str, ...] | None = None,
+    gateway: str | None = None,
+    address: str | None = None,
+) -> AttachRequest:
+    own = addresses is None
+    return AttachRequest(
+        container=call.container,
+        ifname=call.ifname,
+        netns=call.netns,
+        address=(address or call.address) if own else None,
+        mac=call.mac,
+        mtu=call.mtu,
+        addresses=addresses,
+        gateway=gateway,
+        routes=routes,
+        exclusive=True,
+        network=call.name,
     )
-    try:
-        async with asyncio.timeout(DELEGATE_TIMEOUT):
-            out, _ = await process.communicate(call.raw)
-    except TimeoutError as err:
-        process.kill()
-        raise CniError(Code.DELEGATE, f"{path} did not answer", "delegate-timeout") from err
-    try:
-        said = json.loads(out or b"{}")
-    except ValueError as err:
-        raise CniError(Code.DELEGATE, f"{path} printed no JSON", "delegate-failed") from err
-    if process.returncode:
-        message = f"{path}: {said.get('msg', 'failed')}"
-        raise CniError(Code.DELEGATE, message, "delegate-failed")
-    return said if isinstance(said, dict) else {}
+
+
+def _objects(value: object) -> list[Json]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []

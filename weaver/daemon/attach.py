@@ -56,7 +56,6 @@ class AttachRequest:
     """``addresses`` given (CIDR) come from another allocator; otherwise ours gives one, or claims
     ``address``.
 
-    ``default_route``: through the bridge's address, where it has one; ``expose``: give it one.
     ``exclusive``: refuse what is attached already instead of answering the same again.
     """
 
@@ -69,8 +68,6 @@ class AttachRequest:
     addresses: tuple[str, ...] | None = None
     gateway: str | None = None
     routes: tuple[Route, ...] = ()
-    default_route: bool = False
-    expose: bool = False
     exclusive: bool = False
     network: str = ""
 
@@ -156,16 +153,10 @@ class Attacher:
             network=request.network,
         )
         self._remember(intent)
-        if request.expose and self.exposed is None:
-            await self.expose()
         row = intent
         if request.addresses is None:
             cidr = await self._address(request.key, request.address)
-            row = replace(intent, addresses=(cidr,), gateway=self.gateway)
-        if request.default_route and row.gateway is not None:
-            everywhere = "::/0" if ":" in row.gateway else "0.0.0.0/0"
-            if all(destination != everywhere for destination, _ in row.routes):
-                row = replace(row, routes=(*row.routes, (everywhere, row.gateway)))
+            row = replace(intent, addresses=(cidr,))
         mac, host_mac = await self._network.attach(row.wiring)
         ready = replace(row, mac=mac, host_mac=host_mac, ready=True)
         self._remember(ready)
@@ -189,6 +180,11 @@ class Attacher:
             await self._ipam.free(AllocationKey(*key))
             self._forget(key)
         return known
+
+    async def exists(self, container: str, ifname: str) -> bool:
+        """Whether an attachment's interface is really there."""
+        row = self.get(container, ifname)
+        return row is not None and await self._faults(row) is not None
 
     async def check(self, container: str, ifname: str, netns: str) -> builtins.list[str]:
         """What is wrong with an attachment, in sentences."""

@@ -15,7 +15,8 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from mesh.drivers.netlink import Netlink, Veth, enter_namespace, is_network_namespace
@@ -30,6 +31,8 @@ big and answers with ICMP, which a bridge would not."""
 
 NFT_TIMEOUT = 10.0
 """Seconds for one nft transaction; it takes some 10 ms."""
+
+ETH_P_IP, ETH_P_ARP = 0x0800, 0x0806
 
 LOST = 70
 """Exit status when the host's namespace could not be entered again."""
@@ -85,29 +88,29 @@ def inside(fd: int) -> Iterator[Netlink]:
         os.close(home)
 
 
-def announce_when_up(ifname: str) -> None:
-    """Have the kernel send gratuitous ARP (RFC 5227) when the device comes up, for those who knew
-    its address under another MAC. Doing it ourselves costs 15 ms: a packet socket that is closed
-    waits for every processor. Where /proc/sys cannot be written, neighbours learn as they ask."""
-    with suppress(OSError), open(f"/proc/sys/net/ipv4/conf/{ifname}/arp_notify", "w") as file:
-        file.write("1")
+def announce(bridge: str, mac: str, addresses: list[str]) -> None:
+    """Gratuitous ARP (RFC 5227) over the whole mesh, for those who knew the address under another
+    MAC; an IPv6 address the kernel announces itself when it is added (RFC 4861 7.2.6).
 
-
-def announce(ifname: str, mac: str, addresses: list[str]) -> None:
-    """Gratuitous ARP now, of a device that is up already.
-
-    An IPv6 address is announced by the kernel itself when it is added (RFC 4861 7.2.6).
+    It leaves by the bridge, not by the pod's own interface: a bridge takes nothing from a port
+    until it has noticed that the port has a carrier, which may be milliseconds from now.
     """
     hardware = bytes.fromhex(mac.replace(":", ""))
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
-        raw.bind((ifname, 0))
-        for cidr in addresses:
-            address = cidr.partition("/")[0]
-            if ":" in address:
-                continue
-            ip = socket.inet_aton(address)
-            body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + hardware + ip + bytes(6) + ip
-            raw.send(b"\xff" * 6 + hardware + b"\x08\x06" + body)
+    for cidr in addresses:
+        address = cidr.partition("/")[0]
+        if ":" in address:
+            continue
+        ip = socket.inet_aton(address)
+        body = struct.pack("!HHBBH", 1, ETH_P_IP, 6, 4, 1) + hardware + ip + bytes(6) + ip
+        frame = b"\xff" * 6 + hardware + ETH_P_ARP.to_bytes(2, "big") + body
+        _packet_socket().sendto(frame, (bridge, 0))
+
+
+@cache
+def _packet_socket() -> socket.socket:
+    """Made once and never closed, which would wait for every processor (15 ms). With protocol 0
+    it receives nothing."""
+    return socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
 
 
 # ---- commands: each is named as the request names it
@@ -131,6 +134,7 @@ def attach(nl: Netlink, r: Request) -> Answer:
         nl.enslave(r["host"], r["bridge"], HOST_MTU)
         with inside(fd) as pod:
             mac = _configure(pod, r)
+        announce(r["bridge"], mac, r["addresses"])
         host = nl.link(r["host"])
         return {"mac": mac, "host_mac": None if host is None else host.mac}
     except BaseException:
@@ -148,7 +152,6 @@ def _configure(pod: Netlink, r: Request) -> str:
     for cidr in r["addresses"]:
         address, _, prefix = cidr.partition("/")
         pod.add_address(r["ifname"], address, int(prefix))
-    announce_when_up(r["ifname"])
     pod.set_up(r["ifname"])
     for destination, gateway in r.get("routes", ()):
         pod.add_route(destination, gateway, r["ifname"])

@@ -1,0 +1,106 @@
+"""A host for CNI tests, run inside its namespace: the real server, attacher, helper and kernel.
+
+Only the allocator is small: one dictionary in a file, so that it survives this process. Files in
+the directory steer it: ``not-ready`` and ``ipam-fails`` hold a reason, ``ipam-waits`` makes
+allocations wait until the file is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ipam.address import Address, AddressRange
+from ipam.effects import AllocationKey
+from mesh.drivers.tap import open_tap
+from mesh.errors import OperatorError
+from weaver.cni.server import CniServer
+from weaver.daemon.attach import BRIDGE, Attacher, AttachmentStore
+from weaver.daemon.network import Network
+
+RANGE = AddressRange.parse("10.32.0.0/12")
+TAP = "weave-sleeve"
+
+
+class FileIpam:
+    """Lowest free address first; a key always gets its own again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._file = directory, directory / "leases.json"
+        self.leases: dict[str, int] = {}
+        if self._file.exists():
+            self.leases = json.loads(self._file.read_text())
+
+    async def allocate(self, key: AllocationKey) -> Address:
+        await self._obey()
+        held = self.leases.get(_text(key))
+        if held is not None:
+            return Address(held)
+        taken = set(self.leases.values())
+        return self._give(key, next(n for n in range(RANGE.start + 1, RANGE.end) if n not in taken))
+
+    async def claim(self, key: AllocationKey, address: Address) -> Address:
+        await self._obey()
+        holder = next((k for k, n in self.leases.items() if n == address), None)
+        if holder not in (None, _text(key)):
+            raise OperatorError(f"{RANGE.text(address)} is in use", "address-in-use")
+        return self._give(key, address)
+
+    async def free(self, key: AllocationKey) -> Address | None:
+        freed = self.leases.pop(_text(key), None)
+        self._save()
+        return None if freed is None else Address(freed)
+
+    def holds(self, key: AllocationKey) -> bool:
+        return _text(key) in self.leases
+
+    async def _obey(self) -> None:
+        fails = self._directory / "ipam-fails"
+        if fails.exists():
+            reason = fails.read_text()
+            raise OperatorError(f"ipam refused: {reason}", reason)
+        while (self._directory / "ipam-waits").exists():  # noqa: ASYNC110  # see below
+            await asyncio.sleep(0.01)  # the condition is a file's, whom nobody can await
+
+    def _give(self, key: AllocationKey, number: int) -> Address:
+        self.leases[_text(key)] = number
+        self._save()
+        return Address(number)
+
+    def _save(self) -> None:
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(self.leases))
+        new.replace(self._file)
+
+
+def _text(key: AllocationKey) -> str:
+    return f"{key.container},{key.interface}"
+
+
+async def serve(directory: Path) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    tap = open_tap(TAP)
+    network = Network()
+    await network.do("setup", bridge=BRIDGE, tap=TAP, mtu=1420, mac="02:00:00:00:00:01")
+    store = AttachmentStore(directory / "attachments.db")
+    attacher = Attacher(FileIpam(directory), network, store, RANGE, 1420)
+    await attacher.reconcile()
+    not_ready = directory / "not-ready"
+    server = CniServer(attacher, lambda: not_ready.read_text() if not_ready.exists() else None)
+    await server.start(directory / "run" / "cni.sock")
+    await stop.wait()
+    await server.close()
+    await network.close()
+    store.close()
+    os.close(tap)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    asyncio.run(serve(Path(sys.argv[1])))
