@@ -1,0 +1,231 @@
+"""Real daemons in real namespaces: what a user of a lab sees, and what survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from weaver.lab import kernel
+from weaver.lab.capture import Tap, capturing, holds, octets_on
+from weaver.lab.lab import Lab
+from weaver.lab.plan import Order, Shape
+from weaver.lab.traffic import send_marked, unreachable_pairs
+
+pytestmark = pytest.mark.e2e
+BACK_WITHIN = 10.0
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[Lab]:
+    lab = Lab("chaintest", quiet=True)
+    lab.down()
+    lab.up(Order(name="chaintest", hosts=3, shape=Shape.CHAIN, pods=1), "x")
+    yield lab
+    lab.down()
+    assert not [n for n in kernel.namespaces() if n.startswith("chaintest")]
+
+
+def addresses(lab: Lab) -> dict[str, str]:
+    return {p["name"]: p["address"] for h in lab.status()["hosts"] for p in h["pods"]}
+
+
+def weaver(lab: Lab, host: str, *args: str) -> subprocess.CompletedProcess[str]:
+    site = lab.site(lab.plan().host(host))
+    command = [sys.executable, "-m", "weaver", "--socket", str(site.socket), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def until_all_pairs(lab: Lab, known: dict[str, str], within: float) -> float:
+    """Seconds until every pod pings every other; fails when that takes too long."""
+    began = time.monotonic()
+    while True:
+        lost = unreachable_pairs(lab.plan(), known)
+        took = time.monotonic() - began
+        if not lost:
+            return took
+        assert took < within, f"after {took:.0f} s still lost: {lost}"
+
+
+def test_the_ends_of_a_chain_talk_and_no_link_carries_it_in_clear(
+    chain: Lab, tmp_path: Path
+) -> None:
+    plan, known = chain.plan(), addresses(chain)
+    near, far = plan.host("h1").pods[0], plan.host("h3").pods[0]
+    assert unreachable_pairs(plan, known) == []
+    links = json.loads(weaver(chain, "h1", "status", "links", "--json").stdout)
+    link = next(row for row in links if row["nickname"] == "h3")
+    assert (link["state"], link["hops"]) == ("relayed", 2)
+    taps = [
+        Tap(host.namespace, device, tmp_path / f"{host.name}-{device}.pcap")
+        for wire in plan.wires
+        for host, device, _ in wire.ends
+    ]
+    control = Tap(far.namespace, "eth0", tmp_path / "control.pcap")
+    marker = b"a marker nobody else would send"
+    with capturing([*taps, control]):
+        send_marked(near, far, known[far.name], marker, tmp_path)
+    assert holds(control, marker), "the search itself does not work"
+    assert all(octets_on(tap) > 100_000 for tap in taps), "the captures saw nothing"
+    assert [tap.device for tap in taps if holds(tap, marker)] == []
+
+
+def test_the_relay_does_not_hold_the_payload_in_memory(chain: Lab, tmp_path: Path) -> None:
+    plan, known = chain.plan(), addresses(chain)
+    near, far = plan.host("h1").pods[0], plan.host("h3").pods[0]
+    marker = b"another marker, looked for in memory"
+    send_marked(near, far, known[far.name], marker, tmp_path)
+    pids = {name: worker_pid(chain, name) for name in ("h1", "h2")}
+    assert in_memory(pids["h1"], marker), "the search itself does not work"
+    assert not in_memory(pids["h2"], marker)
+
+
+def worker_pid(lab: Lab, host: str) -> int:
+    return int(json.loads(weaver(lab, host, "status", "--json").stdout)["worker"]["pid"])
+
+
+def in_memory(pid: int, marker: bytes) -> bool:
+    """Whether any writable memory of a process holds these octets."""
+    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in maps:
+            where, rights = line.split()[:2]
+            if "rw" not in rights or "[v" in line:
+                continue
+            low, high = (int(part, 16) for part in where.split("-"))
+            try:
+                memory.seek(low)
+                if marker in memory.read(high - low):
+                    return True
+            except OSError:
+                continue
+    return False
+
+
+@pytest.mark.parametrize("names", [["h1"], ["h2"], ["h3"], ["all"]], ids=lambda n: n[0])
+def test_killed_hosts_come_back_as_they_were(chain: Lab, names: list[str]) -> None:
+    known = addresses(chain)
+    identities = {h: name_of(chain, h) for h in ("h1", "h2", "h3")}
+    chain.kill(names)
+    began = time.monotonic()
+    chain.start(names)
+    until_all_pairs(chain, known, BACK_WITHIN)
+    assert time.monotonic() - began < BACK_WITHIN
+    assert addresses(chain) == known
+    assert {h: name_of(chain, h) for h in ("h1", "h2", "h3")} == identities
+
+
+def name_of(lab: Lab, host: str) -> str:
+    return str(json.loads(weaver(lab, host, "status", "--json").stdout)["us"]["name"])
+
+
+def test_a_dead_worker_is_started_again_and_the_mesh_says_why(chain: Lab) -> None:
+    known, pid = addresses(chain), worker_pid(chain, "h2")
+    os.kill(pid, signal.SIGKILL)
+    until_all_pairs(chain, known, BACK_WITHIN)
+    assert worker_pid(chain, "h2") != pid
+    report = json.loads(weaver(chain, "h2", "report").stdout)
+    assert report["worker"]["restarts"] >= 1
+    assert "worker-died" in report["counters"]
+
+
+def test_a_cut_wire_is_noticed_and_healed(chain: Lab) -> None:
+    known = addresses(chain)
+    chain.cut("h1", "h2")
+    deadline = time.monotonic() + 10
+    while link_state(chain, "h2") != "down":
+        assert time.monotonic() < deadline, link_state(chain, "h2")
+        time.sleep(0.2)
+    chain.heal()
+    until_all_pairs(chain, known, 30.0)
+
+
+def link_state(lab: Lab, peer: str) -> str:
+    links = json.loads(weaver(lab, "h1", "status", "links", "--json").stdout)
+    return next((str(row["state"]) for row in links if row["nickname"] == peer), "down")
+
+
+def test_commands_and_exit_codes(chain: Lab) -> None:
+    assert "ready" in weaver(chain, "h1", "status").stdout
+    for part in ("peers", "connections", "targets", "ipam", "links", "routes"):
+        assert weaver(chain, "h1", "status", part).returncode == 0
+        json.loads(weaver(chain, "h1", "status", part, "--json").stdout)
+    assert weaver(chain, "h1", "detach", "nobody").returncode == 4
+    assert weaver(chain, "h1", "connect", "not an address").returncode == 1
+    assert weaver(chain, "h1", "ipam", "reclaim", "h2").returncode == 1
+    listed = json.loads(weaver(chain, "h1", "ps", "--json").stdout)
+    assert len(listed) == 1
+    exposed = weaver(chain, "h2", "expose").stdout.strip()
+    pod = chain.plan().host("h1").pods[0]
+    ping = ["ping", "-n", "-c", "1", "-W", "3", exposed.partition("/")[0]]
+    assert kernel.run(*kernel.inside(pod.namespace, ping))
+    assert weaver(chain, "h2", "hide").returncode == 0
+
+
+def test_no_daemon_is_exit_code_3() -> None:
+    command = [sys.executable, "-m", "weaver", "--socket", "/nonexistent.sock", "status"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_reset_hands_the_space_over_and_leaves_nothing(tmp_path: Path) -> None:
+    lab = Lab("resettest", quiet=True)
+    lab.down()
+    try:
+        lab.up(Order(name="resettest", hosts=2, shape=Shape.MESH, pods=1), "x")
+        site = lab.site(lab.plan().host("h2"))
+        state = json.loads(weaver(lab, "h2", "status", "--json").stdout)
+        done = weaver(lab, "h2", "reset")
+        assert done.returncode == 0, done.stderr
+        assert "handed over" in done.stdout
+        assert not site.socket.exists() or "no weaver" in weaver(lab, "h2", "status").stderr
+        host = lab.plan().host("h2")
+        shown = kernel.run("ip", "-n", host.namespace, "-o", "link")
+        assert "weave" not in shown
+        ipam = json.loads(weaver(lab, "h1", "status", "ipam", "--json").stdout)
+        assert [share["nickname"] for share in ipam["shares"]] == ["h1"]
+        assert state["us"]["name"]
+    finally:
+        lab.down()
+
+
+def test_demo_ends_well_and_leaves_nothing() -> None:
+    command = [sys.executable, "-m", "weaver", "lab", "demo", "--name", "demotest"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 of 6" in done.stdout
+    assert not [n for n in kernel.namespaces() if n.startswith("demotest")]
+
+
+def test_a_narrow_underlay_stalls_nothing(tmp_path: Path) -> None:
+    """protocol.md 10.6: TCP crosses an underlay of 1,280 octets."""
+    lab = Lab("narrowtest", quiet=True)
+    lab.down()
+    try:
+        lab.up(Order(name="narrowtest", hosts=2, shape=Shape.CHAIN, pods=1, mtu=1280), "x")
+        near, far = (host.pods[0] for host in lab.plan().hosts)
+        send_marked(near, far, addresses(lab)[far.name], b"0123456789abcdef", tmp_path)
+        ping = [
+            "ping",
+            "-n",
+            "-c",
+            "1",
+            "-W",
+            "3",
+            "-M",
+            "do",
+            "-s",
+            "1372",
+            addresses(lab)[far.name],
+        ]
+        assert kernel.run(*kernel.inside(near.namespace, ping))
+    finally:
+        lab.down()
