@@ -14,15 +14,31 @@ from mesh.topology.routes import HOP_TOLL_US, Routes, compute
 from tests.sim.views import Wire, name, view
 
 PEERS = 9
-small = st.integers(0, 4).map(lambda n: n * 1000)
+small = st.integers(0, 4).map(lambda n: n * HOP_TOLL_US)
+"""Multiples of the toll: paths of equal cost and unequal length are frequent."""
 both = st.tuples(small, small)
 carries = st.tuples(st.booleans() | st.just(True), st.booleans() | st.just(True))
 mtus = st.tuples(st.integers(1200, 1500), st.integers(1200, 1500))
-wires = st.lists(
+sparse = st.lists(
     st.builds(Wire, st.integers(0, PEERS - 1), st.integers(0, PEERS - 1), both, carries, mtus),
     max_size=25,
     unique_by=lambda wire: frozenset((wire.low, wire.high)),
 ).map(lambda found: [wire for wire in found if wire.low != wire.high])
+
+
+@st.composite
+def dense_graphs(draw: st.DrawFn) -> list[Wire]:
+    """Half of all edges, with five costs: many paths that tie."""
+    rng = draw(st.randoms(use_true_random=False))
+    return [
+        Wire(low, high, (rng.randrange(5) * HOP_TOLL_US, 0))
+        for low in range(PEERS)
+        for high in range(low + 1, PEERS)
+        if rng.random() < 0.5
+    ]
+
+
+wires = sparse | dense_graphs()
 
 
 def all_routes(records: Mapping[PeerName, Record]) -> dict[PeerName, Routes]:
@@ -71,6 +87,28 @@ def test_routes_against_the_slow_way(graph: list[Wire]) -> None:
         found = {to: (route.cost_us, route.hops) for to, route in routes.unicast.items()}
         assert found == {name(n): best for n, best in distances(carrying, peer).items()}
         assert set(routes.control_unicast) == {name(n) for n in distances(graph, peer)}
+
+
+@given(wires)
+def test_trees_against_the_slow_way(graph: list[Wire]) -> None:
+    """protocol.md 8.2, 8.3: of all neighbours on a best path, the one with the lowest name is
+    the parent."""
+    routes = all_routes(view(range(PEERS), graph))
+    carrying = [wire for wire in graph if all(wire.established)]
+    for origin in range(PEERS):
+        best = distances(carrying, origin) | {origin: (0, 0)}
+        children: dict[int, set[PeerName]] = {n: set() for n in range(PEERS)}
+        for peer in best.keys() - {origin}:
+            parents = []
+            for wire in carrying:
+                if peer in (wire.low, wire.high):
+                    other = wire.high if peer == wire.low else wire.low
+                    cost, hops = best[other]
+                    if (cost + max(wire.costs) + HOP_TOLL_US, hops + 1) == best[peer]:
+                        parents.append(other)
+            children[min(parents, key=name)].add(name(peer))
+        for peer in range(PEERS):
+            assert set(routes[name(peer)].broadcast(name(origin))) == children[peer]
 
 
 @given(wires)
