@@ -13,7 +13,6 @@ only behind the Persist that takes it from us; one key has one address.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ipam.address import Address, AddressRange
@@ -39,6 +38,17 @@ from ipam.effects import (
 from ipam.election import CHANNEL as ELECTION
 from ipam.election import Election
 from ipam.messages import Message, MessageKind, decode
+from ipam.requests import (
+    ASK_AGAIN,
+    ASK_TIMEOUT,
+    HANDOVER_RETRY,
+    LOOK_AGAIN,
+    MAX_PENDING,
+    PATIENCE,
+    PROPOSE_INTERVAL,
+    Asking,
+    Pending,
+)
 from ipam.ring import CHANNEL as RING
 from ipam.ring import Ring, Slice, decode_slice
 from ipam.space import REST, Space
@@ -50,39 +60,6 @@ from mesh.names import PeerName
 
 if TYPE_CHECKING:
     from random import Random
-
-ASK_TIMEOUT = 2.0
-"""Seconds a donor has to answer before the next one is asked."""
-
-PATIENCE = 30.0
-"""Seconds a request waits for space before it is refused; it is retried by whoever asked."""
-
-PROPOSE_INTERVAL = 5.0
-"""Seconds until an election that got nowhere is proposed again."""
-
-ASK_AGAIN = 1.0
-"""Seconds until everybody is asked once more, when nobody had space."""
-
-HANDOVER_RETRY = 1.0
-MAX_PENDING = 10_000
-
-
-@dataclass(slots=True)
-class _Pending:
-    request: int
-    key: AllocationKey
-    until: Instant
-    wanted: Address | None = None
-
-
-@dataclass(slots=True)
-class _Asking:
-    """The donor that was asked, and those not asked yet."""
-
-    donor: PeerName
-    number: int
-    until: Instant
-    others: list[PeerName] = field(default_factory=list)
 
 
 class Allocator:
@@ -110,8 +87,8 @@ class Allocator:
         self._holders = {address: key for key, address in self.allocations.items()}
         self.space.used.update(self.allocations.values())
         self._reachable: dict[PeerName, str] = {}
-        self._pending: dict[int, _Pending] = {}
-        self._asking: _Asking | None = None
+        self._pending: dict[int, Pending] = {}
+        self._asking: Asking | None = None
         self._retry_at: Instant | None = None
         self._number = rng.getrandbits(31)
         self._propose_at: Instant | None = None
@@ -125,8 +102,8 @@ class Allocator:
         """An address for a key: the one it has, or the next free one."""
         effects: list[AllocatorEffect] = []
         if not self._answer_now(request, key, None, effects, now):
-            self._wait(_Pending(request, key, Instant(now + PATIENCE)), effects, now)
-        return self._armed(effects)
+            self._wait(Pending(request, key, Instant(now + PATIENCE)), effects, now)
+        return self._armed(effects, now)
 
     def claim(
         self, request: int, key: AllocationKey, address: Address, now: Instant
@@ -134,9 +111,9 @@ class Allocator:
         """This very address for a key."""
         effects: list[AllocatorEffect] = []
         if not self._answer_now(request, key, address, effects, now):
-            pending = _Pending(request, key, Instant(now + PATIENCE), address)
+            pending = Pending(request, key, Instant(now + PATIENCE), address)
             self._wait(pending, effects, now)
-        return self._armed(effects)
+        return self._armed(effects, now)
 
     def free(self, request: int, key: AllocationKey, now: Instant) -> list[AllocatorEffect]:
         """The key's address is nobody's any more; fine too when it had none."""
@@ -147,7 +124,7 @@ class Allocator:
             self.space.release(address, now)
             effects.append(Persist((DropAllocation(key),)))
         effects.append(Answer(request, Allocated(address)))
-        return self._armed(effects)
+        return self._armed(effects, now)
 
     @property
     def pending_count(self) -> int:
@@ -180,7 +157,7 @@ class Allocator:
         """Hand all our space to another peer, which must say that it is durable there."""
         effects: list[AllocatorEffect] = []
         self._hand_over(effects, now)
-        return self._armed(effects)
+        return self._armed(effects, now)
 
     # ---- the mesh
 
@@ -192,7 +169,7 @@ class Allocator:
             self._ask_next(effects, now)
         if self._pending and self._asking is None:
             self._seek(effects, now)
-        return self._armed(effects)
+        return self._armed(effects, now)
 
     def receive(self, src: PeerName, data: bytes, now: Instant) -> list[AllocatorEffect]:
         """A unicast of another allocator. Raises MalformedMessageError."""
@@ -214,7 +191,7 @@ class Allocator:
                     self._leaving = None
                     self.has_left = True
                     effects.append(Notify(Left(src)))
-        return self._armed(effects)
+        return self._armed(effects, now)
 
     def channel_changed(self, channel: str, now: Instant) -> list[AllocatorEffect]:
         """Gossip brought something to the ring or the election."""
@@ -223,10 +200,12 @@ class Allocator:
             effects += self._merged(now)
         elif channel == ELECTION and not self.ring.is_seeded:
             self._elect(effects, now)
-        return self._armed(effects)
+        return self._armed(effects, now)
 
     def handle_timer(self, now: Instant) -> list[AllocatorEffect]:
         effects: list[AllocatorEffect] = []
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
         for pending in [p for p in self._pending.values() if p.until <= now]:
             del self._pending[pending.request]
             reason = "no-space" if self.ring.is_seeded else "no-quorum"
@@ -243,9 +222,7 @@ class Allocator:
             self._serve(effects, now)
             if self._pending and self._asking is None and self._propose_at is None:
                 self._seek(effects, now)
-        elif self._retry_at is not None and now >= self._retry_at:
-            self._retry_at = None
-        return self._armed(effects)
+        return self._armed(effects, now)
 
     # ---- answers
 
@@ -280,7 +257,7 @@ class Allocator:
         effects += [Persist((SetAllocation(key, address),)), Answer(request, Allocated(address))]
         return True
 
-    def _wait(self, pending: _Pending, effects: list[AllocatorEffect], now: Instant) -> None:
+    def _wait(self, pending: Pending, effects: list[AllocatorEffect], now: Instant) -> None:
         if len(self._pending) >= MAX_PENDING:
             effects.append(Answer(pending.request, Refused("too-many-requests")))
             return
@@ -318,7 +295,7 @@ class Allocator:
     def _ask(self, donors: list[PeerName], effects: list[AllocatorEffect], now: Instant) -> None:
         donor = donors.pop()
         self._number = (self._number + 1) & 0xFFFFFFFF
-        self._asking = _Asking(donor, self._number, Instant(now + ASK_TIMEOUT), donors)
+        self._asking = Asking(donor, self._number, Instant(now + ASK_TIMEOUT), donors)
         effects.append(SendTo(donor, Message(MessageKind.REQUEST, self._number).encode()))
 
     def _ask_next(self, effects: list[AllocatorEffect], now: Instant) -> None:
@@ -462,7 +439,7 @@ class Allocator:
             Publish(RING, tuple(piece.key for piece in changed)),
         ]
 
-    def _armed(self, effects: list[AllocatorEffect]) -> list[AllocatorEffect]:
+    def _armed(self, effects: list[AllocatorEffect], now: Instant) -> list[AllocatorEffect]:
         wishes = [p.until for p in self._pending.values()]
         if self._asking is not None:
             wishes.append(self._asking.until)
@@ -474,5 +451,8 @@ class Allocator:
             wishes.append(self._retry_at)
         if self._pending and (rested := self.space.next_rested()) is not None:
             wishes.append(rested)
-        effects.append(Arm(min(wishes) if wishes else None))
+        # What is overdue waits for something else, a message or a dispute's end: look again soon,
+        # not for ever at this instant.
+        soonest = max(min(wishes), Instant(now + LOOK_AGAIN)) if wishes else None
+        effects.append(Arm(soonest))
         return effects
