@@ -80,7 +80,8 @@ def inside(namespace: str, make: Callable[[], T]) -> T:
 class Node:
     """A host's devices, worker and pod."""
 
-    def __init__(self, tag: str, number: int) -> None:
+    def __init__(self, tag: str, number: int, module: str = "mesh.drivers.sleeve") -> None:
+        self._module = module
         self.namespace, self.pod = f"{tag}h{number}", f"{tag}p{number}"
         self.number = number
         self.short_id = ShortID(number)
@@ -123,7 +124,7 @@ class Node:
         fds = {"tap": self.tap_fd, "udp": self.udp.fileno(), "control": theirs.fileno()}
         flags = [part for name, fd in fds.items() for part in (f"--{name}-fd", str(fd))]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mesh.drivers.sleeve", *flags],
+            [sys.executable, "-m", self._module, *flags],
             pass_fds=tuple(fds.values()),
             cwd=Path(__file__).parent.parent,
         )
@@ -218,8 +219,9 @@ class World:
         mtu: int = 1420,
         encrypted: bool = True,
         offloads: bool = True,
+        module: str = "mesh.drivers.sleeve",
     ) -> None:
-        self.nodes = [Node(tag, n) for n in range(1, count + 1)]
+        self.nodes = [Node(tag, n, module) for n in range(1, count + 1)]
         self._cables = cables
         self._via = {**(via or {}), **{(b, a): r for (a, b), r in (via or {}).items()}}
         self._pod_mtu, self._mtu = pod_mtu, mtu

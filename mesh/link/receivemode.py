@@ -3,9 +3,9 @@
 Where the path hands up runs of datagrams, one recvmsg takes them all; where it does not, asking
 for runs costs a system call a datagram. Nothing but a trial tells which path this is.
 
-    SINGLE --load, and no trial for a while--> COALESCED
+    SINGLE --bulk, and no trial for a while--> COALESCED
       ^                                           |
-      `--------------- runs are short ------------'
+      `--- bulk in short runs, or no bulk --------'
 """
 
 from __future__ import annotations
@@ -13,48 +13,75 @@ from __future__ import annotations
 from mesh.clock import Instant
 
 TRIAL_CALLS = 32
-"""Calls of a trial of runs; it counts when there were so many."""
+"""Runs of bulk that a verdict on coalescing takes."""
 
 GOOD_RUN = 8
-"""Datagrams a call at the least for runs to be worth it."""
+"""Datagrams in a run at the least for runs to be worth it."""
+
+IDLE_CALLS = 1024
+"""Calls without enough bulk for a verdict, after which small datagrams are all there is: those
+are cheaper to take many at a time."""
 
 TRY_AGAIN = 5.0
-"""Seconds between trials, and only under load."""
+"""Seconds from a trial that failed to the next; the trial itself costs half a millisecond."""
 
 CHANGE_SETTLES = 0.5
 """Seconds for the socket's queue to drain after a change of mode."""
 
+VERDICT_AFTER = 0.02
+"""Seconds after a change before runs count: what had come before it lies there one by one."""
+
 LOAD = 500
-"""Datagrams since the last look that count as load."""
+"""Datagrams that came many at a time since the last look: enough to make a trial worth it."""
+
+MANY = 8
+"""Datagrams in one call that count as many at a time."""
 
 
 class ReceiveMode:
-    """``coalesced`` says which system call to use; ``consider`` may change it."""
+    """``coalesced`` says which system call to use; ``consider`` may change it.
+
+    Only records that are large enough for a good run have a say: what comes one by one because it
+    was sent one by one says nothing of the path.
+    """
 
     def __init__(self) -> None:
         self.coalesced = False
-        self._calls = self._datagrams = 0
+        self._calls = self._bulk_calls = self._bulk = 0
         self._next_trial = Instant(0.0)
         self._changed_at = Instant(-CHANGE_SETTLES)
 
-    def count(self, datagrams: int) -> None:
-        """A call returned so many."""
+    def batch(self, datagrams: int) -> None:
+        """A call took so many datagrams, each by itself."""
+        if datagrams >= MANY:
+            self._bulk += datagrams
+
+    def run(self, datagrams: int, record: int) -> None:
+        """A call took a run, which began in a record of so many datagrams."""
         self._calls += 1
-        self._datagrams += datagrams
+        if record >= GOOD_RUN:
+            self._bulk_calls += 1
+            self._bulk += datagrams
 
     def consider(self, now: Instant) -> bool:
         """Whether to change over now, ``coalesced`` being the new mode already."""
         if self.coalesced:
-            if self._calls < TRIAL_CALLS:
+            if now - self._changed_at < VERDICT_AFTER:
+                self._calls = self._bulk_calls = self._bulk = 0
                 return False
-            change = self._datagrams < GOOD_RUN * self._calls
-            if change:
-                self._next_trial = Instant(now + TRY_AGAIN)
+            if self._bulk_calls >= TRIAL_CALLS:
+                change = self._bulk < GOOD_RUN * self._bulk_calls
+                if change:
+                    self._next_trial = Instant(now + TRY_AGAIN)
+            elif self._calls >= IDLE_CALLS:
+                change = True
+            else:
+                return False
         else:
-            change = now >= self._next_trial and self._datagrams >= LOAD
-            if not change and (now >= self._next_trial or self._calls < TRIAL_CALLS):
+            if self._bulk < LOAD or now < self._next_trial:
                 return False
-        self._calls = self._datagrams = 0
+            change = True
+        self._calls = self._bulk_calls = self._bulk = 0
         if change:
             self.coalesced, self._changed_at = not self.coalesced, now
         return change

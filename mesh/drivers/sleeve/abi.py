@@ -12,7 +12,7 @@ import socket
 import struct
 
 from mesh.names import Endpoint
-from mesh.wire.sleeve import HEADER_SIZE
+from mesh.wire.sleeve import HEADER_SIZE, TOTAL_AT
 
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
 MSG_DONTWAIT = 0x40
@@ -73,6 +73,8 @@ class Slots:
     def __init__(self, count: int, payload: int, room: int = 0) -> None:
         self.count, self.payload = count, payload
         self.headers = bytearray(HEADER_SIZE * count)
+        self.written = bytes(TOTAL_AT + 1)
+        """What stands in every header up to its total, the index left out: for who sends."""
         self.payloads = bytearray(max(payload * count, room) + 64)
         self.iov = (IoVec * (2 * count))()
         self.iov_address = ctypes.addressof(self.iov)

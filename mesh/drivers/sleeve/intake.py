@@ -28,7 +28,7 @@ from mesh.drivers.sleeve.abi import (
 )
 from mesh.link.receivemode import ReceiveMode
 from mesh.link.slotsize import MOST
-from mesh.wire.sleeve import HEADER_SIZE
+from mesh.wire.sleeve import HEADER_SIZE, TOTAL_AT
 
 SLOTS, BATCH = 512, 64
 FIRST_PAYLOAD = 1472 - HEADER_SIZE
@@ -121,7 +121,7 @@ class Intake:
         got: int = recvmmsg(self._fd, self._mm_address + _MM_SIZE * fill, BATCH, flags, None)
         if got <= 0:
             return False
-        self.mode.count(got)
+        self.mode.batch(got)
         end = fill + got
         self.fill = end
         return got == BATCH
@@ -143,7 +143,8 @@ class Intake:
         if size <= 0:
             return False
         run = self._run_size(size)
-        self.mode.count((size + run - 1) // run)
+        record = slots.headers[HEADER_SIZE * fill + TOTAL_AT] if size >= HEADER_SIZE else 1
+        self.mode.run((size + run - 1) // run, record)
         if run != segment and size > min(run, segment):
             self._take_apart(fill, size, run)
             return True

@@ -37,7 +37,6 @@ from mesh.wire.sleeve import (
     MAX_PLAIN,
     PLAIN,
     TAG_SIZE,
-    TOTAL_AT,
     nonce,
 )
 
@@ -184,8 +183,15 @@ class Sender:
 
 
 def _write_headers(slots: Slots, fixed: bytes, total: int) -> None:
-    """The same first octets and total for all; their indices stand there already."""
-    headers, end = slots.headers, total * HEADER_SIZE
-    for n, octet in enumerate(fixed):
-        headers[n:end:HEADER_SIZE] = bytes((octet,)) * total
-    headers[TOTAL_AT:end:HEADER_SIZE] = bytes((total,)) * total
+    """The same first octets and total for all slots; their indices stand there already.
+
+    From one record to the next to the same peer hardly more than the last octet of the sequence
+    number changes, so only what differs from what stands there is written.
+    """
+    headers, count = slots.headers, slots.count
+    wanted = fixed + bytes((0, total))
+    if wanted != slots.written:
+        for n, (old, new) in enumerate(zip(slots.written, wanted, strict=True)):
+            if old != new:
+                headers[n::HEADER_SIZE] = bytes((new,)) * count
+        slots.written = wanted
