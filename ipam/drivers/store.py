@@ -106,7 +106,8 @@ class SqliteStore:
                     self._apply(change)
                 db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:  # a full disk has rolled back already
+                    db.execute("ROLLBACK")
                 raise
         except sqlite3.DatabaseError as err:
             raise _explained(self.path, err) from err

@@ -44,8 +44,8 @@ from mesh.router.links import Links
 from mesh.router.neighbours import Neighbours
 from mesh.router.status import RouterStatus, router_status
 from mesh.router.unicast import Unicasts
+from mesh.router.view import edges, strangers
 from mesh.router.vigil import Vigil
-from mesh.topology.record import Edge
 from mesh.topology.routes import Routes, compute
 from mesh.topology.topology import CHANNEL as TOPOLOGY
 from mesh.topology.topology import Topology
@@ -399,25 +399,11 @@ class Router:
         if planned is None or planned > when:
             self.hub.deadlines.set((what,), when)
 
-    def _edges(self) -> tuple[Edge, ...]:
-        edges = []
-        for peer, conn in self.neighbours.by_peer.items():
-            stream, direct = self.neighbours.streams[conn], self.links.direct[peer]
-            assert stream.remote is not None
-            edges.append(
-                Edge(
-                    peer,
-                    self.vigil.cost_us(peer, direct.rtt),
-                    direct.up,
-                    direct.segment if direct.up else 0,
-                    Endpoint(stream.endpoint.host, stream.remote.port),
-                )
-            )
-        return tuple(sorted(edges))
-
     def _publish_edges(self) -> None:
         hub = self.hub
-        if not self.topology.update(edges=self._edges(), now=hub.now):
+        if not self.topology.update(
+            edges=edges(self.neighbours, self.links, self.vigil), now=hub.now
+        ):
             # What only the worker must know, an address behind a NAT, may have changed.
             self.links.sync(self.topology.records, self.reachable, self.routes)
             return
@@ -444,14 +430,7 @@ class Router:
 
     def _discover(self) -> None:
         """Tell the connection maker where peers that we have no connection to were reached."""
-        found: dict[PeerName, set[Endpoint]] = {}
-        for record in self.topology.records.values():
-            for edge in record.edges:
-                if edge.endpoint is None or edge.peer == self.hub.us:
-                    continue
-                if edge.peer in self.reachable and edge.peer not in self.neighbours.by_peer:
-                    found.setdefault(edge.peer, set()).add(edge.endpoint)
-        wanted = {peer: frozenset(endpoints) for peer, endpoints in found.items()}
+        wanted = strangers(self.topology.records, self.hub.us, self.reachable, self.neighbours)
         maker = self.neighbours.maker
         self.neighbours.perform_maker(maker.discovered(wanted, self.hub.now))
 

@@ -9,10 +9,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weaver import __version__
-from weaver.client import DEFAULT_SOCKET, Client, NoDaemonError, RefusedError
+
+if TYPE_CHECKING:
+    from weaver.client import Client
 
 FINE, FAILED, USAGE, NO_DAEMON, OFF = 0, 1, 2, 3, 4
 
@@ -29,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"weaver {__version__}")
     top.add_argument(
-        "--socket", metavar="PATH", help=f"the daemon's socket (WEAVER_SOCKET, {DEFAULT_SOCKET})"
+        "--socket",
+        metavar="PATH",
+        help="the daemon's socket (WEAVER_SOCKET, /run/weaver/weaver.sock)",
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _launch(commands)
@@ -210,6 +214,8 @@ def _reset(args: argparse.Namespace, client: Client) -> int:
 
 
 def _version(args: argparse.Namespace, client: Client) -> int:
+    from weaver.client import NoDaemonError
+
     value = {"client": __version__, "daemon": None}
     try:
         value["daemon"] = client.get("/v1/version")["version"]
@@ -291,6 +297,8 @@ def main(argv: Sequence[str]) -> int:
         from weaver.cli.setup_cni import setup_cni
 
         return setup_cni(args)
+    from weaver.client import Client, NoDaemonError, RefusedError
+
     try:
         return COMMANDS[args.command](args, Client(args.socket))
     except NoDaemonError as err:

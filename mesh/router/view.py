@@ -1,0 +1,46 @@
+"""What the router's parts know, as the topology wants it said, and the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mesh.names import Endpoint, PeerName
+from mesh.router.links import Links
+from mesh.router.neighbours import Neighbours
+from mesh.router.vigil import Vigil
+from mesh.topology.record import Edge, Record
+
+
+def edges(neighbours: Neighbours, links: Links, vigil: Vigil) -> tuple[Edge, ...]:
+    """Our connections as our record tells of them."""
+    found = []
+    for peer, conn in neighbours.by_peer.items():
+        stream, direct = neighbours.streams[conn], links.direct[peer]
+        assert stream.remote is not None
+        found.append(
+            Edge(
+                peer,
+                vigil.cost_us(peer, direct.rtt),
+                direct.up,
+                direct.segment if direct.up else 0,
+                Endpoint(stream.endpoint.host, stream.remote.port),
+            )
+        )
+    return tuple(sorted(found))
+
+
+def strangers(
+    records: Mapping[PeerName, Record],
+    us: PeerName,
+    reachable: frozenset[PeerName],
+    neighbours: Neighbours,
+) -> dict[PeerName, frozenset[Endpoint]]:
+    """Where others reach the peers that we have no connection to."""
+    found: dict[PeerName, set[Endpoint]] = {}
+    for record in records.values():
+        for edge in record.edges:
+            if edge.endpoint is None or edge.peer == us:
+                continue
+            if edge.peer in reachable and edge.peer not in neighbours.by_peer:
+                found.setdefault(edge.peer, set()).add(edge.endpoint)
+    return {peer: frozenset(places) for peer, places in found.items()}

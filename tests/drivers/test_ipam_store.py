@@ -1,0 +1,121 @@
+"""The allocator's store on a real disk: what is durable, and what a bad file does."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ipam.address import Address
+from ipam.drivers.store import SqliteStore, StoreError
+from ipam.effects import (
+    AllocationKey,
+    Change,
+    DropAllocation,
+    Persist,
+    SetAllocation,
+    SetCluster,
+    SetSlice,
+    SetVote,
+)
+from tests.sim.mesh import MemoryStore
+
+KEY, OTHER = AllocationKey("a", "eth0"), AllocationKey("b", "eth0")
+CHANGES: tuple[Change, ...] = (
+    SetCluster(b"c" * 16),
+    SetVote(b"vote"),
+    SetSlice(Address(8), b"slice at 8"),
+    SetSlice(Address(2), b"slice at 2"),
+    SetAllocation(KEY, Address(3)),
+    SetAllocation(OTHER, Address(4)),
+    DropAllocation(OTHER),
+)
+
+
+def opened(path: Path, owner: str = "us", range: str = "10.0.0.0/24") -> SqliteStore:
+    return SqliteStore(path / "ipam.db", owner, range)
+
+
+def test_what_was_applied_is_there_after_a_restart(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.apply(CHANGES)
+    store.close()
+    twin = MemoryStore()
+    twin.apply(Persist(CHANGES))
+    store = opened(tmp_path)
+    assert store.load() == twin.stored()
+    store.close()
+
+
+def test_an_address_that_moves_within_one_batch(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.apply((SetAllocation(KEY, Address(3)),))
+    store.apply((DropAllocation(KEY), SetAllocation(OTHER, Address(3))))
+    assert store.load().allocations == {OTHER: 3}
+    store.close()
+
+
+def test_a_batch_is_all_or_nothing(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.apply((SetAllocation(KEY, Address(3)),))
+    with pytest.raises(StoreError):
+        store.apply((SetVote(b"new"), SetAllocation(OTHER, Address(3))))
+    assert store.load().vote is None
+    store.apply((SetVote(b"good"),))
+    assert store.load().vote == b"good"
+    store.close()
+
+
+def test_a_corrupt_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    junk = b"this is no database" * 100
+    (tmp_path / "ipam.db").write_bytes(junk)
+    with pytest.raises(StoreError) as caught:
+        opened(tmp_path)
+    assert caught.value.reason == "store-corrupt"
+    assert (tmp_path / "ipam.db").read_bytes() == junk
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    with sqlite3.connect(tmp_path / "ipam.db") as db:
+        db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(StoreError) as caught:
+        opened(tmp_path)
+    assert caught.value.reason == "store-version"
+
+
+@pytest.mark.parametrize(
+    ("owner", "range", "reason"),
+    [("them", "10.0.0.0/24", "store-owner"), ("us", "10.9.0.0/24", "range-changed")],
+)
+def test_a_store_of_another_peer_or_range(
+    tmp_path: Path, owner: str, range: str, reason: str
+) -> None:
+    opened(tmp_path).close()
+    with pytest.raises(StoreError) as caught:
+        opened(tmp_path, owner, range)
+    assert caught.value.reason == reason
+    opened(tmp_path).close()
+
+
+def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.apply(CHANGES)
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    large = tuple(SetSlice(Address(1000 + n), bytes(4000)) for n in range(100))
+    with pytest.raises(StoreError) as caught:
+        store.apply(large)
+    assert caught.value.reason == "store-full"
+    store._db.execute("PRAGMA max_page_count=100000")
+    store.apply((SetVote(b"after"),))
+    assert store.load().vote == b"after"
+    store.close()
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        opened(tmp_path / "missing")
+    assert caught.value.reason == "store-unwritable"

@@ -1,0 +1,130 @@
+"""Ranges, space, messages: the allocator's parts by themselves."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from ipam.address import Address, AddressRange
+from ipam.messages import Message, MessageKind, decode
+from ipam.space import Space
+from mesh.clock import Instant
+from mesh.errors import MalformedMessageError, OperatorError
+
+SMALL = AddressRange.parse("10.0.0.0/28")
+T0 = Instant(0.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10.0.0.0", "10.0.0.1/24", "10.0.0.0/31", "x/8", "10.0.0.0/33", "fd00::1/64"]
+)
+def test_bad_ranges_are_one_clear_error(text: str) -> None:
+    if text == "10.0.0.0":
+        text = "10.0.0.0/32"
+    with pytest.raises(OperatorError) as caught:
+        AddressRange.parse(text)
+    assert caught.value.reason == "bad-range"
+
+
+def test_ipv6_is_the_same_code() -> None:
+    wide = AddressRange.parse("fd00:1::/64")
+    assert wide.cidr(wide.start + 5) == "fd00:1::5/64"
+    assert wide.number("fd00:1::5") == wide.start + 5
+    with pytest.raises(OperatorError):
+        wide.number("10.0.0.1")
+
+
+@given(st.integers(1, 16))
+def test_a_split_covers_the_range_evenly(parts: int) -> None:
+    starts = [*SMALL.split(parts), SMALL.end]
+    sizes = [b - a for a, b in pairwise(starts)]
+    assert sum(sizes) == SMALL.size
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_neither_end_of_the_range_is_ever_given() -> None:
+    space = Space(SMALL)
+    space.own([(SMALL.start, SMALL.end)])
+    given = [space.take(T0) for _ in range(20)]
+    usable = [a for a in given if a is not None]
+    assert len(usable) == 14 == len(set(usable))
+    assert SMALL.start not in usable
+    assert SMALL.end - 1 not in usable
+
+
+def test_a_freed_address_rests_and_the_longest_rested_comes_first() -> None:
+    space = Space(SMALL, rest=60.0)
+    space.own([(SMALL.start, SMALL.end)])
+    taken = [a for a in (space.take(T0) for _ in range(14)) if a is not None]
+    space.release(taken[5], Instant(1.0))
+    space.release(taken[2], Instant(2.0))
+    assert space.take(Instant(60.9)) is None
+    assert space.take(Instant(61.5)) == taken[5]
+    assert space.take(Instant(61.5)) is None
+    assert space.take(Instant(62.0)) == taken[2]
+
+
+def test_a_donation_is_at_most_half_of_what_is_free() -> None:
+    space = Space(SMALL)
+    space.own([(SMALL.start, SMALL.end)])
+    while (block := space.spare_block()) is not None:
+        free = space.free_count()
+        assert block[1] - block[0] <= max(1, free // 2)
+        assert not any(block[0] <= a < block[1] for a in space.used)
+        taken = space.take(T0)
+        assert taken is not None
+
+
+MESSAGES = [
+    (Message(MessageKind.REQUEST, 7), "01 00000007"),
+    (Message(MessageKind.DONATE, 7, (b"ab", b"c")), "02 00000007 0002 0002 6162 0001 63"),
+    (Message(MessageKind.DENIED, 1), "03 00000001"),
+    (Message(MessageKind.HANDOVER, 2, ()), "04 00000002 0000"),
+    (Message(MessageKind.ACK, 2), "05 00000002"),
+]
+
+
+@pytest.mark.parametrize(("message", "octets"), MESSAGES)
+def test_messages_in_hand_written_octets(message: Message, octets: str) -> None:
+    """protocol.md 12.2: each kind has exactly one form."""
+    data = bytes.fromhex(octets)
+    assert message.encode() == data
+    assert decode(data) == message
+    for bad in (data[:-1], data + b"\0", b"\xff" + data[1:]):
+        with pytest.raises(MalformedMessageError):
+            decode(bad)
+    assert decode(data) == message
+
+
+@given(st.binary(max_size=100))
+def test_random_messages_raise_nothing_else(data: bytes) -> None:
+    try:
+        assert decode(data).encode() == data
+    except MalformedMessageError:
+        return
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 13)), max_size=60))
+def test_space_against_a_slow_model(steps: list[tuple[bool, int]]) -> None:
+    space, now = Space(SMALL, rest=3.0), 0.0
+    space.own([(SMALL.start, Address(SMALL.start + 8))])
+    held: list[Address] = []
+    freed: dict[Address, float] = {}
+    for take, which in steps:
+        now += 1.0
+        if take:
+            address = space.take(Instant(now))
+            if address is None:
+                continue
+            assert address not in held
+            assert SMALL.start < address < SMALL.start + 8
+            assert now >= freed.get(address, -9.0) + 3.0
+            held.append(address)
+        elif held:
+            address = held.pop(which % len(held))
+            freed[address] = now
+            space.release(address, Instant(now))
+        assert space.used == set(held)
