@@ -26,8 +26,9 @@ def test_against_a_dictionary(
             model.pop(key, None)
         else:
             model[key] = when
-        assert deadlines.get(key) == when
-        assert deadlines.next() == (min(model.values()) if model else None)
+        assert deadlines.get(key) == model.get(key)
+        soonest = deadlines.next()
+        assert soonest == (Instant(min(model.values())) if model else None)
     due = deadlines.due(Instant(float(at)))
     assert sorted(map(str, due)) == sorted(str(k) for k, when in model.items() if when <= at)
     assert [model[k] for k in due] == sorted(model[k] for k in due)

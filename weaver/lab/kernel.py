@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mesh.errors import WeaverError
-from weaver.lab.plan import Host, Plan, Wire
+from weaver.lab.plan import Host, Plan, Pod, Wire
 
 NETNS = Path("/run/netns")
 
@@ -47,7 +47,7 @@ def namespaces() -> set[str]:
 
 def build(plan: Plan) -> None:
     """Make every namespace and wire of the plan; none of them may exist."""
-    places = [*plan.hosts, *plan.pods]
+    places: list[Host | Pod] = [*plan.hosts, *plan.pods]
     taken = sorted({place.namespace for place in places} & namespaces())
     if taken:
         raise KernelError(f"namespace {taken[0]} exists already; `weaver lab down` removes it")

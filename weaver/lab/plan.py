@@ -110,7 +110,8 @@ class Plan:
     def place(self, name: str) -> Host | Pod:
         """A host or a pod by its name."""
         for host in self.hosts:
-            for place in (host, *host.pods):
+            places: tuple[Host | Pod, ...] = (host, *host.pods)
+            for place in places:
                 if place.name == name:
                     return place
         raise OperatorError(

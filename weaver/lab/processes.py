@@ -39,7 +39,7 @@ def spawn(command: Sequence[str], env: Mapping[str, str], log: Path) -> Process:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     pid = os.posix_spawnp(
         command[0],
-        command,
+        list(command),
         dict(env),
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
