@@ -96,7 +96,7 @@ def measure(hosts: int) -> list[tuple[str, str]]:
         ("all know all, after the last is ready", f"{took['all know all']:.2f} s"),
         ("all links stand, after the pods were attached", f"{took['every pair linked']:.1f} s"),
         (
-            "memory of daemon, worker and helper (PSS), median",
+            "memory of all its processes (PSS), median",
             f"{statistics.median(memory) / 1e6:.0f} MB",
         ),
         ("CPU at rest, of one core, each host", f"{100 * cpu / REST / hosts:.1f} %"),
