@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from bench.datapath import Ends, iperf
 from bench.nodes import Cable, World
 from mesh.drivers.sleeve import __main__ as worker_main
-from mesh.drivers.sleeve import intake, sender, uplink
+from mesh.drivers.sleeve import abi, intake, sender, uplink
 from mesh.link import peers
 
 spent: dict[str, list[float]] = {}
@@ -62,9 +62,9 @@ class _Os:
 
 def run_worker() -> int:
     """The worker itself, its times written to the file that STAGES names when it ends."""
-    setattr(sender, "sendmsg", watched("sendmsg", sender.sendmsg))  # noqa: B010
+    setattr(sender, "sendmsg", watched("sendmsg", abi.sendmsg))  # noqa: B010
     for name in ("recvmsg", "recvmmsg"):
-        setattr(intake, name, watched(name, getattr(intake, name)))
+        setattr(intake, name, watched(name, getattr(abi, name)))
     setattr(uplink, "os", _Os)  # noqa: B010
     setattr(peers, "AESGCM", _Aead)  # noqa: B010
 
