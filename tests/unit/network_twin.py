@@ -1,0 +1,123 @@
+"""The in-memory NetworkPort, and allocator: what attaching needs of a kernel and of a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ipam.address import Address, AddressRange
+from ipam.effects import AllocationKey
+from mesh.errors import OperatorError
+from weaver.daemon.network import Wiring
+
+RANGE = AddressRange.parse("10.32.0.0/24")
+
+
+@dataclass
+class NetworkTwin:
+    """Namespaces hold interfaces; a pair's host end is on the bridge. ``before`` runs first in
+    every method, and may raise."""
+
+    namespaces: dict[str, set[str]] = field(default_factory=dict)
+    pairs: dict[str, Wiring] = field(default_factory=dict)
+    bridge: set[str] = field(default_factory=set)
+    bridge_address: str | None = None
+    before: Callable[[str], None] = field(default=lambda _method: None)
+
+    async def attach(self, wiring: Wiring) -> tuple[str, str]:
+        self.before("attach")
+        inside = self._namespace(wiring.netns)
+        self._delete(wiring.host)
+        if wiring.ifname in inside:
+            raise OperatorError(f"{wiring.ifname} exists", "interface-exists")
+        mac = wiring.mac or "02:00:00:00:00:01"
+        inside.add(wiring.ifname)
+        self.pairs[wiring.host] = wiring
+        self.bridge.add(wiring.host)
+        return mac, "02:00:00:00:00:02"
+
+    async def check(self, wiring: Wiring) -> list[str]:
+        self.before("check")
+        if wiring.ifname not in self._namespace(wiring.netns):
+            return [f"{wiring.ifname} is missing"]
+        made = self.pairs.get(wiring.host)
+        if made is None:
+            return [f"host interface {wiring.host} is missing"]
+        lost = set(wiring.addresses) - set(made.addresses)
+        wrong = [f"address {address} of {wiring.ifname} is missing" for address in sorted(lost)]
+        if wiring.host not in self.bridge:
+            wrong.append(f"{wiring.host} is not on the bridge weave")
+        return wrong
+
+    async def delete(self, hosts: Sequence[str]) -> None:
+        self.before("delete")
+        for host in hosts:
+            self._delete(host)
+
+    async def adopt(self, hosts: Sequence[str]) -> frozenset[str]:
+        self.before("adopt")
+        there = frozenset(host for host in hosts if host in self.pairs)
+        self.bridge |= there
+        return there
+
+    async def expose(self, address: str, range: str) -> None:
+        self.before("expose")
+        self.bridge_address = address
+
+    async def hide(self, address: str) -> None:
+        self.before("hide")
+        if self.bridge_address == address:
+            self.bridge_address = None
+
+    # ---- what the world does
+
+    def kill(self, netns: str) -> None:
+        """A namespace dies, its interfaces with it, and their host ends with them."""
+        del self.namespaces[netns]
+        for host in [h for h, wiring in self.pairs.items() if wiring.netns == netns]:
+            self._delete(host)
+
+    def _namespace(self, netns: str) -> set[str]:
+        if netns not in self.namespaces:
+            raise OperatorError(f"cannot open {netns}", "netns-missing")
+        return self.namespaces[netns]
+
+    def _delete(self, host: str) -> None:
+        wiring = self.pairs.pop(host, None)
+        self.bridge.discard(host)
+        if wiring is not None and wiring.netns in self.namespaces:
+            self.namespaces[wiring.netns].discard(wiring.ifname)
+
+
+class IpamTwin:
+    """Lowest free address first. ``before`` is awaited first in every request."""
+
+    def __init__(self) -> None:
+        self.held: dict[AllocationKey, Address] = {}
+        self.before: Callable[[], object] = lambda: None
+
+    async def allocate(self, key: AllocationKey) -> Address:
+        await self._before()
+        if key not in self.held:
+            taken = set(self.held.values())
+            free = (n for n in range(RANGE.start + 1, RANGE.end) if n not in taken)
+            self.held[key] = Address(next(free))
+        return self.held[key]
+
+    async def claim(self, key: AllocationKey, address: Address) -> Address:
+        await self._before()
+        if any(a == address and k != key for k, a in self.held.items()):
+            raise OperatorError("taken", "address-in-use")
+        self.held[key] = address
+        return address
+
+    async def free(self, key: AllocationKey) -> Address | None:
+        return self.held.pop(key, None)
+
+    def holds(self, key: AllocationKey) -> bool:
+        return key in self.held
+
+    async def _before(self) -> None:
+        waiting = self.before()
+        if hasattr(waiting, "__await__"):
+            await waiting
