@@ -168,8 +168,8 @@ async def test_a_password_is_rotated_without_losing_the_mesh() -> None:
     await c.driver.start()
     c.connect(a)
     await until(lambda: len(c.router.reachable) == 2)
-    assert not a.reasons()
-    assert not b.reasons()
+    # Two may dial each other at once and keep one connection; nothing else may end.
+    assert {*a.reasons(), *b.reasons(), *c.reasons()} <= {"duplicate-connection"}
     await close(a, b, c)
 
 
