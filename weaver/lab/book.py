@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,6 @@ class Book:
 @contextmanager
 def locked(base: Path, name: str) -> Iterator[None]:
     """One command at a time changes a lab. Raises OperatorError when another one takes too long."""
-    base.mkdir(mode=0o755, parents=True, exist_ok=True)
     path = base / f"{name}.lock"
     lock = _acquire(path)
     try:
@@ -83,21 +82,29 @@ def locked(base: Path, name: str) -> Iterator[None]:
         if not (base / name).exists():
             path.unlink(missing_ok=True)
         os.close(lock)
-        if not any(base.iterdir()):
+        with suppress(OSError):  # other labs live there, or another command was quicker
             base.rmdir()
 
 
 def _acquire(path: Path) -> int:
+    """The lock's descriptor. Whoever held it may have removed the file, and the directory too."""
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # the directory went between the two lines
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and path.stat().st_ino == os.fstat(lock).st_ino:
+            if path.stat().st_ino == os.fstat(lock).st_ino:
                 return lock
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(lock)
                 raise OperatorError(f"another lab command holds {path}") from None
             time.sleep(0.05)
+        except FileNotFoundError:
+            os.close(lock)
+            continue  # it was removed while we waited: lock the next one
         os.close(lock)
