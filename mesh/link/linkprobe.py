@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 INTERVAL = 1.0
 """Seconds between probes of a path, also of one that is down."""
 
+FULL_INTERVAL = 5.0
+"""Seconds between answered probes of full size: they are nearly all that a mesh at rest sends."""
+
 SEARCH_INTERVAL = 0.2
 """Seconds a probe of a new size may take before it is sent again."""
 
@@ -112,6 +115,7 @@ class LinkProbe:
         self._outstanding: dict[int, tuple[int, Instant]] = {}
         self._answered_at: Instant | None = None
         self._full_tries = 0
+        self._full_answered_at: Instant | None = None
         self._beat_at: Instant | None = None
         self._search_at: Instant | None = None
         self._due: Instant | None = None
@@ -136,8 +140,8 @@ class LinkProbe:
             self._search, self._search_at = Search.LADDER, now
             self._too_big = 1 << 16
             effects.append(Notify(LinkUp(rtt, self.segment)))
-        if size == self.segment:
-            self._full_tries = 0
+        if size >= self.segment:
+            self._full_tries, self._full_answered_at = 0, now
         if self._probing is not None and self._probing[0] == size:
             self._probing = None
             self._search_at = now
@@ -176,7 +180,10 @@ class LinkProbe:
     # ---- inside
 
     def _beat(self, effects: list[LinkEffect], now: Instant) -> None:
-        """The small probe that says whether the path works, and one of full size beside it."""
+        """The small probe that says whether the path works; at times one of full size beside it.
+
+        One of full size that stays unanswered is followed by others at every beat.
+        """
         spread = 0.9 + 0.2 * self._rng.random()
         self._beat_at = Instant(now + INTERVAL * spread)
         for nonce, (_, sent) in list(self._outstanding.items()):
@@ -184,6 +191,9 @@ class LinkProbe:
                 del self._outstanding[nonce]
         effects.append(self._send(BEAT_SIZE, now))
         if not self.up or self.segment <= BASE:
+            return
+        answered = self._full_answered_at
+        if not self._full_tries and answered is not None and now < answered + FULL_INTERVAL:
             return
         if self._full_tries >= SIZE_TRIES:
             self._too_big = min(self._too_big, self.segment)

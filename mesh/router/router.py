@@ -44,7 +44,7 @@ from mesh.router.links import Links
 from mesh.router.neighbours import Neighbours
 from mesh.router.status import RouterStatus, router_status
 from mesh.router.unicast import Unicasts
-from mesh.router.view import edges, strangers
+from mesh.router.view import edges, strangers, unserved
 from mesh.router.vigil import Vigil
 from mesh.topology.routes import Routes, compute
 from mesh.topology.topology import CHANNEL as TOPOLOGY
@@ -61,6 +61,10 @@ PAIR_CHANNEL = "pair"
 SETTLE = 0.05
 """Seconds that changes of links and topology wait for company before records and routes are
 made anew: a starting mesh changes dozens of times within one."""
+
+ROUTES_INTERVAL = 0.25
+"""Seconds between two makings of routes, the first of a burst apart: what a large mesh that is
+starting may cost each of its peers."""
 
 COST_INTERVAL = 2.0
 """Seconds that measured costs wait to be looked at: published ones change once in ten at most."""
@@ -120,6 +124,7 @@ class Router:
         )
         self.routes: Routes = compute(self.topology.records, hub.us)
         self.reachable: frozenset[PeerName] = frozenset()
+        self._routes_at = Instant(-ROUTES_INTERVAL)
         self._armed: Instant | None = None
         self._short_id: ShortID | None = config.short_id
         self._clone_told = False
@@ -199,7 +204,7 @@ class Router:
     def worker_started(self, now: Instant) -> list[RouterEffect]:
         self.hub.now = now
         self.links.worker_started()
-        self._soon("routes", 0)
+        self._routes_soon()
         return self._finish()
 
     def worker_lost(self, reason: str, now: Instant) -> list[RouterEffect]:
@@ -347,13 +352,7 @@ class Router:
     # ---- inside: gossip
 
     def _relay(self, source: PeerName) -> tuple[PeerName, ...]:
-        """Neighbours that ``source`` does not serve itself: what it told us goes on to them."""
-        neighbours = self.neighbours.by_peer
-        record = self.topology.records.get(source)
-        if record is None:
-            return tuple(neighbours)
-        beside = {edge.peer for edge in record.edges}
-        return tuple(peer for peer in neighbours if peer not in beside)
+        return unserved(self.topology.records.get(source), self.neighbours)
 
     def _perform_gossip(self, effects: list[GossipEffect]) -> None:
         for effect in effects:
@@ -378,12 +377,15 @@ class Router:
     # ---- inside: topology
 
     def _topology_changed(self) -> None:
-        self._soon("routes", SETTLE)
+        self._routes_soon()
         if self.topology.is_update_due:
             self._soon("edges", SETTLE)
         if self.topology.clone_suspected and not self._clone_told:
             self._clone_told = True
             self.hub.notify(CloneSuspected())
+
+    def _routes_soon(self) -> None:
+        self._soon("routes", max(SETTLE, self._routes_at + ROUTES_INTERVAL - self.hub.now))
 
     def _edges_changed(self) -> None:
         self._soon("edges", SETTLE)
@@ -409,7 +411,7 @@ class Router:
             return
         self._keep_short_id()
         self._perform_gossip(self.gossip.publish(TOPOLOGY, (hub.us.octets,), hub.now))
-        self._soon("routes", 0)
+        self._routes_soon()
 
     def _keep_short_id(self) -> None:
         short_id = self.topology.own.short_id
@@ -420,7 +422,7 @@ class Router:
     def _recompute(self) -> None:
         """Routes, and everything that follows from them."""
         hub, records = self.hub, self.topology.records
-        self.routes = compute(records, hub.us)
+        self.routes, self._routes_at = compute(records, hub.us), hub.now
         reachable = frozenset(self.routes.control_unicast)
         if reachable != self.reachable:
             self.reachable = reachable
@@ -438,7 +440,7 @@ class Router:
         for peer in self.topology.collect(self.reachable, self.hub.now):
             self.unicasts.forget(peer)
             self.hub.notify(PeerGone(peer))
-            self._soon("routes", SETTLE)
+            self._routes_soon()
         self._soon("collect", COLLECT_INTERVAL)
 
     # ---- inside: the end of every input

@@ -39,8 +39,14 @@ def strangers(
     found: dict[PeerName, set[Endpoint]] = {}
     for record in records.values():
         for edge in record.edges:
-            if edge.endpoint is None or edge.peer == us:
+            if edge.peer in neighbours.by_peer or edge.endpoint is None or edge.peer == us:
                 continue
-            if edge.peer in reachable and edge.peer not in neighbours.by_peer:
+            if edge.peer in reachable:
                 found.setdefault(edge.peer, set()).add(edge.endpoint)
     return {peer: frozenset(places) for peer, places in found.items()}
+
+
+def unserved(record: Record | None, neighbours: Neighbours) -> tuple[PeerName, ...]:
+    """Neighbours that who has this record does not serve itself: what it told us is for them."""
+    beside = frozenset() if record is None else {edge.peer for edge in record.edges}
+    return tuple(peer for peer in neighbours.by_peer if peer not in beside)

@@ -269,10 +269,10 @@ def _write(out: Writer, name: str, value: object) -> None:
             out.u8(value)
         case int():
             out.uint(value, _SIZES.get(name, 8))
-        case bytes():
-            out.block(value)
         case PeerName():
             out.name(value)
+        case bytes():
+            out.block(value)
         case Endpoint(host, port):
             out.text(host).u16(port)
         case tuple():

@@ -44,6 +44,17 @@ def test_pods_of_a_host_reach_each_other(alone: CniHost) -> None:
     assert not one.reaches(there)
 
 
+def test_a_start_puts_living_pods_on_a_bridge_made_anew(alone: CniHost) -> None:
+    one, two = alone.pod("one"), alone.pod("two")
+    result, there = one.add(), address(two.add())
+    alone.kill()
+    ip("-n", alone.namespace, "link", "del", "weave")
+    assert not one.reaches(there)
+    alone.start()
+    assert one.reaches(there)
+    one.check(result).nothing()
+
+
 def test_attaching_announces_the_address(alone: CniHost) -> None:
     """Who knew the address under another MAC learns the new one without asking."""
     one, two = alone.pod("one"), alone.pod("two")

@@ -14,8 +14,10 @@ from mesh.link.linkprobe import (
     BASE,
     BEAT_SIZE,
     DOWN_AFTER,
+    FULL_INTERVAL,
     LADDER,
     SEARCH_AGAIN,
+    SIZE_TRIES,
     LinkDown,
     LinkEffect,
     LinkProbe,
@@ -153,6 +155,18 @@ def test_a_path_that_shrinks_is_noticed_and_one_that_grows_is_too() -> None:
     assert path.probe.segment == 1372
     path.run(120)
     assert path.probe.segment == 8972
+
+
+def test_full_sizes_are_rare_at_rest_and_black_holes_found_all_the_same() -> None:
+    path = Path(lambda size: size <= 1472)
+    path.run(10)
+    path.sizes.clear()
+    path.run(60)
+    assert 8 <= path.sizes.count(1472) <= 12
+    assert 50 <= path.sizes.count(BEAT_SIZE) <= 70
+    path.fits = lambda size: size <= 1300
+    path.run(FULL_INTERVAL + (SIZE_TRIES + 1) * 1.1)
+    assert path.probe.segment < 1300
 
 
 def test_the_kernels_word_shrinks_a_path_at_once() -> None:

@@ -91,15 +91,21 @@ def kill(processes: Iterable[Process]) -> None:
 
 
 def resident(process: Process) -> int:
-    """Octets of memory a process and its descendants hold, shared pages counted once."""
-    total = 0
-    for member in with_children(process):
-        try:
-            rollup = Path(f"/proc/{member.pid}/smaps_rollup").read_text()
-        except OSError:
-            continue
-        total += next(int(line.split()[1]) for line in rollup.splitlines() if "Pss:" in line)
-    return total * 1024
+    """Octets of memory a process holds, shared pages too (RSS)."""
+    return _memory(process, "Rss:")
+
+
+def proportional(process: Process) -> int:
+    """Octets of memory a process holds, of shared pages its share (PSS)."""
+    return _memory(process, "Pss:")
+
+
+def _memory(process: Process, field: str) -> int:
+    try:
+        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return 1024 * next(int(line.split()[1]) for line in rollup.splitlines() if field in line)
 
 
 def cpu_seconds(process: Process) -> float:
