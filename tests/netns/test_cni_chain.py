@@ -51,7 +51,7 @@ def test_a_start_puts_living_pods_on_a_bridge_made_anew(alone: CniHost) -> None:
     ip("-n", alone.namespace, "link", "del", "weave")
     assert not one.reaches(there)
     alone.start()
-    assert one.reaches(there)
+    wait_for(lambda: one.reaches(there), lambda: "the kernel still tells what it could not resolve")
     one.check(result).nothing()
 
 
