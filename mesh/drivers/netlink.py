@@ -113,6 +113,10 @@ class Netlink:
     def set_up(self, name: str) -> None:
         self._set(name, state="up")
 
+    def set_gso_max(self, name: str, octets: int) -> None:
+        """How large the TCP super-frames may be that a device is given; for IPv4 and IPv6."""
+        self._set(name, gso_max_size=octets)
+
     def set_mac(self, name: str, mac: str) -> None:
         self._set(name, address=mac)
 

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 
-TUNSETIFF = 0x400454CA
+TUNSETIFF, TUNGETIFF = 0x400454CA, 0x800454D2
 TUNSETOFFLOAD = 0x400454D0
 TUNSETVNETHDRSZ = 0x400454D8
 TUNSETVNETLE = 0x400454DC
@@ -44,6 +44,15 @@ def open_tap(name: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def is_tap(fd: int) -> bool:
+    """Whether there is still a device behind it: somebody may have deleted it."""
+    try:
+        fcntl.ioctl(fd, TUNGETIFF, bytes(40))
+    except OSError:
+        return False
+    return True
 
 
 def open_udp(port: int) -> socket.socket:

@@ -8,11 +8,11 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from mesh.drivers.sleeve.exits import EXIT_TAP_GONE
 from mesh.drivers.tasks import Supervisor
-from mesh.errors import MalformedMessageError
+from mesh.errors import MalformedMessageError, OperatorError
 from mesh.wire import worker as w
 
 log = logging.getLogger(__name__)
@@ -31,18 +31,20 @@ _REASONS = {EXIT_TAP_GONE: "tap-gone"}
 
 
 class WorkerProcess:
-    """``on_started`` may send at once; ``on_lost(reason)`` comes before the next ``on_started``."""
+    """``on_started`` may send at once; ``on_lost(reason)`` comes before the next ``on_started``.
+
+    ``devices``: descriptors of TAP and UDP socket for each worker anew; may raise OperatorError.
+    """
 
     def __init__(
         self,
-        tap_fd: int,
-        udp_fd: int,
+        devices: Callable[[], Awaitable[tuple[int, int]]],
         *,
         on_message: Callable[[w.FromWorker], None],
         on_started: Callable[[], None],
         on_lost: Callable[[str], None],
     ) -> None:
-        self._tap_fd, self._udp_fd = tap_fd, udp_fd
+        self._devices = devices
         self._on_message, self._on_started, self._on_lost = on_message, on_started, on_lost
         self._supervisor = Supervisor()
         self._socket: socket.socket | None = None
@@ -81,9 +83,11 @@ class WorkerProcess:
                 log.error("worker died", extra={"reason": reason, "code": code})
             except OSError as err:
                 reason = "worker-not-started"
-                log.error(  # one line: the error says it all
-                    "worker not started", extra={"reason": reason, "error": str(err)}
-                )
+                # One line: the error says it all.
+                log.error("worker not started", extra={"reason": reason, "error": str(err)})
+            except OperatorError as err:
+                reason = err.reason
+                log.error("worker not started", extra={"reason": reason, "error": str(err)})
             self._disconnect()
             self._on_lost(reason)
             self.restarts += 1
@@ -92,9 +96,10 @@ class WorkerProcess:
             backoff = min(backoff * 2, BACKOFF_MAX)
 
     async def _spawn(self) -> None:
+        tap_fd, udp_fd = await self._devices()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        fds = {"tap": self._tap_fd, "udp": self._udp_fd, "control": theirs.fileno()}
+        fds = {"tap": tap_fd, "udp": udp_fd, "control": theirs.fileno()}
         try:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,

@@ -136,6 +136,14 @@ def test_a_dead_worker_is_started_again_and_the_mesh_says_why(chain: Lab) -> Non
     assert "worker-died" in report["counters"]
 
 
+def test_devices_deleted_under_the_daemon_are_made_anew(chain: Lab) -> None:
+    known, namespace = addresses(chain), chain.plan().host("h2").namespace
+    for device in ("weave", "weave-sleeve"):
+        kernel.run("ip", "-n", namespace, "link", "del", device)
+        until_all_pairs(chain, known, BACK_WITHIN)
+    assert "tap-gone" in json.loads(weaver(chain, "h2", "report").stdout)["counters"]
+
+
 def test_a_cut_wire_is_noticed_and_healed(chain: Lab) -> None:
     known = addresses(chain)
     chain.cut("h1", "h2")

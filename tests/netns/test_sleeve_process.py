@@ -111,15 +111,17 @@ async def test_the_daemon_side_starts_a_dead_worker_again() -> None:
         await asyncio.to_thread(a.stop)
         events: list[str] = []
         ready: asyncio.Queue[int] = asyncio.Queue()
-        assert a.udp is not None
 
         def hear(message: w.FromWorker) -> None:
             if isinstance(message, w.Ready):
                 ready.put_nowait(message.pid)
 
+        async def devices() -> tuple[int, int]:
+            assert a.udp is not None
+            return a.tap_fd, a.udp.fileno()
+
         process = WorkerProcess(
-            a.tap_fd,
-            a.udp.fileno(),
+            devices,
             on_message=hear,
             on_started=lambda: events.append("started"),
             on_lost=events.append,

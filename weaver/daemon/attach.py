@@ -309,6 +309,16 @@ class Attacher:
             await self._network.expose(cidr, str(self._range))
             self.exposed = self._store.exposed = cidr
 
+    def ports(self) -> builtins.list[str]:
+        """The host ends of all attachments that are whole."""
+        return [row.host for row in self._rows.values() if row.ready]
+
+    async def put_back(self) -> None:
+        """Living pods, and the host's own address, onto a bridge that was made anew."""
+        await self._network.adopt(self.ports())
+        if self.exposed is not None:
+            await self._network.expose(self.exposed, str(self._range))
+
     # ---- inside
 
     def _remember(self, row: Attachment) -> None:

@@ -24,7 +24,6 @@ from mesh.drivers.clock import LoopClock
 from mesh.drivers.identity_file import load_identity
 from mesh.drivers.kem import SystemKem
 from mesh.drivers.mesh import MeshDriver
-from mesh.drivers.tap import open_tap, open_udp
 from mesh.drivers.tasks import Supervisor
 from mesh.drivers.worker import WorkerProcess
 from mesh.errors import OperatorError
@@ -46,14 +45,14 @@ from mesh.router.router import Router
 from mesh.wire.worker import GetCounters, ToWorker
 from weaver import __version__
 from weaver.config import Config
-from weaver.daemon.attach import BRIDGE, Attacher, AttachmentStore
+from weaver.daemon.attach import Attacher, AttachmentStore
+from weaver.daemon.devices import Devices
 from weaver.daemon.events import EventLog
 from weaver.daemon.network import Network
 from weaver.daemon.state import StateDir
 
 log = logging.getLogger(__name__)
 
-TAP = "weave-sleeve"
 COUNTERS_INTERVAL = 2.0
 HANDOVER_TIMEOUT = 10.0
 
@@ -70,7 +69,6 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self.clock = LoopClock(self._loop)
         self.started_at = self.clock.now()
-        self._tap: int | None = None
 
     # ---- life
 
@@ -80,8 +78,8 @@ class Daemon:
         self.state = StateDir(config.state_dir)
         self.identity = load_identity(config.state_dir / "identity")
         self.rng = SystemRandom()
-        self._open_devices()
         self.network = Network()
+        self.devices = Devices(self.network, config.sleeve_port, config.mtu, self._bridge_mac())
         self.router = self._make_router()
         self._make_ipam()
         self.mesh = MeshDriver(
@@ -91,16 +89,13 @@ class Daemon:
             on_event=self._on_event,
             tell_worker=self._tell_worker,
         )
-        assert self._tap is not None
         self.worker = WorkerProcess(
-            self._tap,
-            self._udp.fileno(),
+            self.devices.for_worker,
             on_message=self.mesh.worker_said,
             on_started=self.mesh.worker_started,
             on_lost=self.mesh.worker_lost,
         )
-        mac = self._bridge_mac()
-        await self.network.do("setup", bridge=BRIDGE, tap=TAP, mtu=config.mtu, mac=mac)
+        await self.devices.setup()
         self.attachments = AttachmentStore(config.state_dir / "attachments.db")
         self.attacher = Attacher(
             self.ipam, self.network, self.attachments, config.range, config.mtu
@@ -116,6 +111,8 @@ class Daemon:
         if config.seed and not self.ipam.allocator.ring.is_seeded:
             await self.ipam.seed(())
         self._supervisor.spawn(self._watch_counters(), "worker counters")
+        watch = self.devices.watch(self.attacher.ports, self.attacher.put_back)
+        self._supervisor.spawn(watch, "devices")
         self.ready = True
         log.info("ready", extra={"peer": self.identity.name, "nickname": config.nickname})
 
@@ -129,23 +126,8 @@ class Daemon:
         await self.network.close()
         self._store.close()
         self.attachments.close()
-        if self._tap is not None:
-            os.close(self._tap)
-        self._udp.close()
+        self.devices.close()
         self.state.close()
-
-    def _open_devices(self) -> None:
-        config = self.config
-        try:
-            self._tap = open_tap(TAP)
-        except OSError as err:
-            raise OperatorError(
-                f"cannot make the TAP device {TAP}: {err.strerror}", "tap-unavailable"
-            ) from err
-        try:
-            self._udp = open_udp(config.sleeve_port)
-        except OSError as err:
-            raise OperatorError(f"UDP {config.sleeve_port}: {err.strerror}", "port-taken") from err
 
     def _make_router(self) -> Router:
         config = self.config

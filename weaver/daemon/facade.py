@@ -12,8 +12,8 @@ from mesh.connection.maker import DEFAULT_PORT, Target
 from mesh.errors import OperatorError
 from mesh.names import PeerName
 from weaver import __version__
-from weaver.daemon.attach import BRIDGE, Attachment, AttachRequest
-from weaver.daemon.daemon import HANDOVER_TIMEOUT, TAP, Daemon
+from weaver.daemon.attach import Attachment, AttachRequest
+from weaver.daemon.daemon import HANDOVER_TIMEOUT, Daemon
 
 Json = Any
 
@@ -225,7 +225,8 @@ class Facade:
                 raise OperatorError(
                     "nobody took our space over; --force gives it up", "handover-failed"
                 ) from err
-        await daemon.network.do("delete", names=[BRIDGE, TAP])
+        await daemon.worker.close()
+        await daemon.devices.remove()
         daemon.stopping.set()
         handed = daemon.ipam.allocator.has_left
         return {"handed_over": handed, "state_dir": str(daemon.config.state_dir)}

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from mesh.drivers.netlink import Netlink, Veth, enter_namespace, is_network_namespace
+from mesh.drivers.netlink import Link, Netlink, Veth, enter_namespace, is_network_namespace
 from weaver.daemon import nat
 
 Request = dict[str, Any]
@@ -28,6 +28,10 @@ Answer = dict[str, Any]
 HOST_MTU = 65000
 """MTU of everything between a pod's own interface and the worker: the worker decides what is too
 big and answers with ICMP, which a bridge would not."""
+
+POD_GSO_MAX = 62000
+"""Octets of a pod's TCP super-frames. The kernel's 65,536 make records of 46 datagrams, two more
+than one call of the worker may send (docs/sleeve.md)."""
 
 NFT_TIMEOUT = 10.0
 """Seconds for one nft transaction; it takes some 10 ms."""
@@ -147,6 +151,7 @@ def attach(nl: Netlink, r: Request) -> Answer:
 
 def _configure(pod: Netlink, r: Request) -> str:
     pod.set_up("lo")
+    pod.set_gso_max(r["ifname"], POD_GSO_MAX)
     if r.get("mac"):
         pod.set_mac(r["ifname"], r["mac"])
     for cidr in r["addresses"]:
@@ -169,14 +174,27 @@ def check(nl: Netlink, r: Request) -> Answer:
             wrong = _look(pod, r)
     finally:
         os.close(fd)
-    host, bridge = nl.link(r["host"]), nl.link(r["bridge"])
+    host = nl.link(r["host"])
     if host is None:
         wrong.append(f"host interface {r['host']} is missing")
-    elif bridge is None or host.master != bridge.index:
-        wrong.append(f"{r['host']} is not on the bridge {r['bridge']}")
-    elif not host.is_up:
-        wrong.append(f"{r['host']} is down")
+    else:
+        wrong += _port(host, r["host"], nl.link(r["bridge"]), r["bridge"])
     return {"wrong": wrong}
+
+
+def _port(port: Link, name: str, bridge: Link | None, on: str) -> list[str]:
+    """What is wrong with a port of the bridge."""
+    if bridge is None or port.master != bridge.index:
+        return [f"{name} is not on the bridge {on}"]
+    return [f"{down} is down" for down, link in ((name, port), (on, bridge)) if not link.is_up]
+
+
+def ports(nl: Netlink, r: Request) -> Answer:
+    """What is wrong with those ports that there are."""
+    bridge = nl.link(r["bridge"])
+    found = [(name, nl.link(name)) for name in r["names"]]
+    wrong = [_port(link, name, bridge, r["bridge"]) for name, link in found if link is not None]
+    return {"wrong": [sentence for sentences in wrong for sentence in sentences]}
 
 
 def _look(pod: Netlink, r: Request) -> list[str]:
@@ -261,7 +279,7 @@ def _forward(range: str) -> str | None:
 
 
 COMMANDS: dict[str, Callable[[Netlink, Request], Answer]] = {
-    f.__name__: f for f in (attach, check, setup, adopt, delete, expose, hide)
+    f.__name__: f for f in (attach, check, ports, setup, adopt, delete, expose, hide)
 }
 
 

@@ -91,6 +91,11 @@ class Network:
     async def hide(self, address: str) -> None:
         await self.do("hide", bridge=BRIDGE, address=address)
 
+    async def wrong_ports(self, names: Sequence[str]) -> list[str]:
+        """What is wrong with ports of the bridge, in sentences; those that are gone are not."""
+        wrong: list[str] = (await self.do("ports", bridge=BRIDGE, names=list(names)))["wrong"]
+        return wrong
+
     async def do(self, command: str, **request: object) -> Any:  # noqa: ANN401  # JSON
         """Run one command of ``weaver.daemon.nethelper``."""
         line = json.dumps({"do": command, **request}).encode() + b"\n"

@@ -1,0 +1,93 @@
+"""What the data plane stands on: TAP and UDP socket of the worker, and the bridge.
+
+The daemon makes them at its start and holds them, so that they outlive a worker. Somebody else may
+delete or change them under us: then they are made anew, and living pods are put back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+
+from mesh.drivers.tap import is_tap, open_tap, open_udp
+from mesh.errors import OperatorError
+from weaver.daemon.network import BRIDGE, Network
+
+log = logging.getLogger(__name__)
+
+TAP = "weave-sleeve"
+LOOK_INTERVAL = 5.0
+"""Seconds between looks whether everything is still as it was made."""
+
+
+class Devices:
+    """``mac``: of the bridge. Raises OperatorError "tap-unavailable" or "port-taken"."""
+
+    def __init__(self, network: Network, port: int, mtu: int, mac: str) -> None:
+        self._network, self._mtu, self._mac = network, mtu, mac
+        self._put_back: Callable[[], Awaitable[None]] | None = None
+        self._removed = False
+        self._tap = _open_tap()
+        try:
+            self._udp = open_udp(port)
+        except OSError as err:
+            os.close(self._tap)
+            raise OperatorError(f"UDP {port}: {err.strerror}", "port-taken") from err
+
+    async def setup(self) -> None:
+        """The bridge, and the TAP on it; what is right already stays as it is."""
+        await self._network.do("setup", bridge=BRIDGE, tap=TAP, mtu=self._mtu, mac=self._mac)
+
+    async def for_worker(self) -> tuple[int, int]:
+        """TAP and UDP socket for a worker that is about to start, in working order."""
+        if not is_tap(self._tap):
+            log.warning("device made anew", extra={"reason": "tap-gone", "device": TAP})
+            old, self._tap = self._tap, _open_tap()
+            os.close(old)
+        await self._mend()
+        return self._tap, self._udp.fileno()
+
+    async def watch(
+        self, ports: Callable[[], Sequence[str]], put_back: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Look now and then, mend what is wrong, until cancelled.
+
+        ``ports``: the host ends of pods; ``put_back``: makes a new bridge theirs.
+        """
+        self._put_back = put_back
+        while not self._removed:
+            await asyncio.sleep(LOOK_INTERVAL)
+            try:
+                wrong = await self._network.wrong_ports([TAP, *ports()])
+                if wrong and not self._removed:
+                    log.warning(
+                        "devices mended", extra={"reason": "device-changed", "error": wrong[0]}
+                    )
+                    await self._mend()
+            except OperatorError as err:
+                log.warning("devices not mended", extra={"reason": err.reason, "error": str(err)})
+
+    async def remove(self) -> None:
+        """Delete bridge and TAP for good. No worker may be running."""
+        self._removed = True
+        await self._network.do("delete", names=[BRIDGE, TAP])
+
+    async def _mend(self) -> None:
+        await self.setup()
+        if self._put_back is not None:
+            await self._put_back()
+
+    def close(self) -> None:
+        os.close(self._tap)
+        self._udp.close()
+
+
+def _open_tap() -> int:
+    try:
+        return open_tap(TAP)
+    except OSError as err:
+        raise OperatorError(
+            f"cannot make the TAP device {TAP}: {err.strerror}", "tap-unavailable"
+        ) from err
