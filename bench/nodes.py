@@ -25,6 +25,7 @@ from typing import TypeVar
 from mesh.drivers.tap import open_tap, open_udp
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire import worker as w
+from weaver.daemon.nethelper import POD_GSO_MAX
 
 T = TypeVar("T")
 M = TypeVar("M", bound=w.FromWorker)
@@ -113,7 +114,9 @@ class Node:
         ip("-n", host, "link", "set", BRIDGE, "up")
         ip("link", "add", port, "netns", host, "type", "veth", "peer", "name", "eth0", "netns", pod)
         ip("-n", host, "link", "set", port, "mtu", str(max(pod_mtu, 1500)), "master", BRIDGE, "up")
-        ip("-n", pod, "link", "set", "eth0", "mtu", str(pod_mtu), "up")
+        # As CNI makes them: weaver.daemon.nethelper.POD_GSO_MAX.
+        gso = ("gso_max_size", str(POD_GSO_MAX))
+        ip("-n", pod, "link", "set", "eth0", "mtu", str(pod_mtu), *gso, "up")
         ip("-n", pod, "addr", "add", f"{self.address}/24", "dev", "eth0")
         ip("-n", pod, "addr", "add", f"{self.address6}/64", "dev", "eth0", "nodad")
 
