@@ -6,7 +6,7 @@ PACKAGES := python3-venv iproute2 iputils-ping nftables iperf3 tcpdump ethtool p
 N ?= 20
 SEEDS ?= 1-20
 
-.PHONY: demo test check netns e2e sim bench bench-datapath bench-control lab-clean clean packages
+.PHONY: demo test check netns e2e sim planted bench bench-datapath bench-control lab-clean clean packages
 
 # --- what the machine needs
 
@@ -50,6 +50,9 @@ e2e: $(VENV)/.stamp
 
 sim: $(VENV)/.stamp
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+planted: $(VENV)/.stamp
+	$(BIN)/python -m tests.planted
 
 bench: bench-datapath bench-control
 

@@ -193,7 +193,7 @@ class LinkProbe:
         if not self.up or self.segment <= BASE:
             return
         answered = self._full_answered_at
-        if not self._full_tries and answered is not None and now < answered + FULL_INTERVAL:
+        if answered is not None and now < answered + FULL_INTERVAL:
             return
         if self._full_tries >= SIZE_TRIES:
             self._too_big = min(self._too_big, self.segment)

@@ -1,0 +1,197 @@
+"""Who may not join, real daemons: the same reason on both ends, in status and in the logs.
+
+One host stays as it is; another is started again with something wrong, over and over.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weaver.lab import kernel
+from weaver.lab.host import Site
+from weaver.lab.lab import Lab
+from weaver.lab.plan import Order, Shape
+from weaver.lab.processes import Process, kill, with_children
+
+pytestmark = pytest.mark.e2e
+
+WITHIN = 15.0
+"""Seconds until both ends must say why: an attempt, and one more after its back-off."""
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Lab]:
+    """h1 and h3 run; h2 is what the tests start."""
+    lab = Lab("refuse", quiet=True)
+    lab.down()
+    lab.up(Order(name="refuse", hosts=3, shape=Shape.MESH, pods=0), "x")
+    lab.kill(["h2"])
+    yield lab
+    lab.down()
+
+
+@contextmanager
+def started(lab: Lab, *options: str, targets: tuple[str, ...] | None = None) -> Iterator[Site]:
+    """h2 with other options than the lab's."""
+    h1, h2, _ = lab.plan().hosts
+    site = lab.site(h2)
+    process = site.launch([h1.underlay] if targets is None else targets, 2, options)
+    try:
+        until(lambda: site.get("/v1/status") is not None, site.last_words)
+        yield site
+    finally:
+        stop(process)
+
+
+def stop(process: Process) -> None:
+    kill(with_children(process))
+
+
+def until(happened: Any, explain: Any) -> None:
+    deadline = time.monotonic() + WITHIN
+    while not happened():
+        assert time.monotonic() < deadline, explain()
+        time.sleep(0.1)
+
+
+def refusals(site: Site) -> set[str]:
+    return {c["reason"] for c in site.get("/v1/connections") or () if c["state"] != "established"}
+
+
+def seen_on_both(lab: Lab, other: Site, reason: str) -> None:
+    here = lab.site(lab.plan().host("h1"))
+    for site in (here, other):
+        until(lambda site=site: reason in refusals(site), lambda site=site: refusals(site))
+        until(lambda site=site: f"reason={reason}" in site.log.read_text(), site.last_words)
+    (row,) = [c for c in other.get("/v1/connections") if c["reason"] == reason][:1]
+    assert row["explanation"], "what to do about it"
+
+
+def password(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "password"
+    file.touch(mode=0o600)
+    file.write_text(text)
+    return f"--password-file={file}"
+
+
+def test_the_limit_of_connections(pair: Lab, tmp_path: Path) -> None:
+    """h2 may have one, and has it with h1; h3, its neighbour before, is one too many.
+
+    The first test: later h3 has waited longer after each attempt.
+    """
+    third = pair.site(pair.plan().host("h3"))
+    with started(pair, password(tmp_path, "x\n"), "--conn-limit=1") as site:
+        for end in (site, third):
+            until(
+                lambda end=end: "connection-limit" in refusals(end), lambda end=end: refusals(end)
+            )
+        assert len(established(site)) == 1
+
+
+def test_a_wrong_password(pair: Lab, tmp_path: Path) -> None:
+    with started(pair, password(tmp_path, "y\n")) as site:
+        seen_on_both(pair, site, "wrong-password")
+
+
+def test_no_password_where_one_is_needed(pair: Lab) -> None:
+    with started(pair) as site:
+        until(lambda: "password-missing" in refusals(site), lambda: refusals(site))
+        here = pair.site(pair.plan().host("h1"))
+        until(lambda: "password-unexpected" in refusals(here), lambda: refusals(here))
+
+
+def test_passwords_without_an_id_in_common(pair: Lab, tmp_path: Path) -> None:
+    with started(pair, password(tmp_path, "other:x\n")) as site:
+        seen_on_both(pair, site, "password-id-unknown")
+
+
+def test_a_clone(pair: Lab, tmp_path: Path) -> None:
+    one, two = (pair.site(host).directory / "state" for host in pair.plan().hosts[:2])
+    kept = tmp_path / "identity"
+    shutil.move(two / "identity", kept)
+    shutil.copy2(one / "identity", two / "identity")
+    for name in ("ipam.db", "ipam.db-wal", "ipam.db-shm"):
+        (two / name).unlink(missing_ok=True)
+    try:
+        with started(pair, password(tmp_path, "x\n")) as site:
+            seen_on_both(pair, site, "cloned-identity")
+    finally:
+        shutil.move(kept, two / "identity")
+        for name in ("ipam.db", "ipam.db-wal", "ipam.db-shm"):
+            (two / name).unlink(missing_ok=True)
+
+
+def test_an_own_address(pair: Lab, tmp_path: Path) -> None:
+    own = pair.plan().host("h2").underlay
+    with started(pair, password(tmp_path, "x\n"), targets=(own,)) as site:
+        until(
+            lambda: any(t["last_error"] == "own-address" for t in site.get("/v1/targets") or ()),
+            lambda: site.get("/v1/targets"),
+        )
+
+
+def test_a_password_is_changed_without_a_lost_connection(pair: Lab, tmp_path: Path) -> None:
+    """Another password of the ring on both ends, by reload; then a start with the new one only."""
+    h1, h2, h3 = pair.plan().hosts
+    ours = Path(pair.book().password_file or "")
+    before = ours.read_text()
+    here, third = pair.site(h1), pair.site(h3)
+    with started(pair, password(tmp_path, "x\n")) as site:
+        until(lambda: len(established(here)) == 2, here.last_words)
+        ages = {c["peer"]: c["age"] for c in established(here)}
+        ours.write_text("new:z\nx\n")
+        for end in (here, third):
+            assert weaver(end, "reload").returncode == 0
+        (tmp_path / "password").write_text("new:z\nx\n")
+        assert weaver(site, "reload").returncode == 0
+        for c in established(here):
+            assert c["age"] >= ages[c["peer"]], "the connection is the one that was"
+    try:
+        with started(pair, password(tmp_path, "new:z\n")):
+            until(lambda: not here.strangers([h2]), here.last_words)
+            until(
+                lambda: {c["nickname"]: c["password"] for c in established(here)}["h2"] == "new",
+                lambda: established(here),
+            )
+    finally:
+        ours.write_text(before)
+        weaver(here, "reload")
+        weaver(third, "reload")
+
+
+def established(site: Site) -> list[dict[str, Any]]:
+    return [c for c in site.get("/v1/connections") or () if c["state"] == "established"]
+
+
+def weaver(site: Site, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "weaver", "--socket", str(site.socket), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+
+def test_an_interrupted_demo_leaves_nothing() -> None:
+    command = [sys.executable, "-m", "weaver", "lab", "demo", "--name", "ctrlc"]
+    demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        # Interrupted where it hurts: when namespaces and daemons are there.
+        until(
+            lambda: any(n.startswith("ctrlc-h") for n in kernel.namespaces()), lambda: "no lab yet"
+        )
+        os.kill(demo.pid, signal.SIGINT)
+        said, _ = demo.communicate(timeout=60)
+    finally:
+        if demo.poll() is None:
+            demo.kill()
+    assert demo.returncode == 130, said
+    assert "Traceback" not in said
+    assert not [n for n in kernel.namespaces() if n.startswith("ctrlc")]

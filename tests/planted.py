@@ -1,0 +1,283 @@
+"""``make planted``: bugs planted one by one in a copy of the tree, each of which a test must catch.
+
+An invariant counts only after a planted bug has failed it (docs/development.md). Prints one line a
+bug and a closing line; exits 1 when a test did not notice, or a bug can no longer be planted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TIMEOUT = 180.0
+"""Seconds for the test that must fail; one that hangs has caught the bug too, but slowly."""
+
+
+@dataclass(frozen=True)
+class Bug:
+    """``old`` stands exactly once in ``file``; ``caught_by`` is what pytest is given."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    caught_by: str
+
+
+BUGS = (
+    Bug(
+        "a new sending epoch counts from 0",
+        "mesh/link/peers.py",
+        "message.tx_tag, self._used)",
+        "message.tx_tag, 0)",
+        "tests/unit/test_sleeve_forwarding.py",
+    ),
+    Bug(
+        "keys that are held are installed again, counters and all",
+        "mesh/link/peers.py",
+        "peer is None or any(tx.key == message.tx_key for tx in peer.tx.values())",
+        "peer is None",
+        "tests/unit/test_sleeve_forwarding.py",
+    ),
+    Bug(
+        "another peer under a short ID inherits the former one's keys",
+        "mesh/link/peers.py",
+        "if peer is not None and peer.name == name:",
+        "if peer is not None:",
+        "tests/unit/test_sleeve_forwarding.py",
+    ),
+    Bug(
+        "the replay window is one too wide",
+        "mesh/link/replay.py",
+        "return behind >= WINDOW or",
+        "return behind > WINDOW or",
+        "tests/unit/test_sleeve_tables.py",
+    ),
+    Bug(
+        "the replay window forgets when it moves far",
+        "mesh/link/replay.py",
+        "self._bits = 1 if ahead >= WINDOW else ((self._bits << ahead) | 1) & _MASK",
+        "self._bits = 1",
+        "tests/unit/test_sleeve_tables.py",
+    ),
+    Bug(
+        "a forger moves the replay window",
+        "mesh/link/inbound.py",
+        "if admitted[1] is not None and admitted[1].seen.saw(seq):",
+        "if admitted[1] is not None and not admitted[1].seen.accept(seq):",
+        "tests/unit/test_sleeve_forwarding.py",
+    ),
+    Bug(
+        "an epoch's tag is not checked",
+        "mesh/link/inbound.py",
+        "elif rx.tag != tag:",
+        "elif False:",
+        "tests/unit/test_sleeve_forwarding.py",
+    ),
+    Bug(
+        "an encrypted mesh takes records in clear",
+        "mesh/link/inbound.py",
+        "elif kind == PLAIN:",
+        "elif False:",
+        "tests/unit/test_sleeve_forwarding.py",
+    ),
+    Bug(
+        "a broadcast of our own is heard when it comes back",
+        "mesh/link/inbound.py",
+        "if origin == peers.us or not self._broadcasts",
+        "if not self._broadcasts",
+        "tests/unit/test_sleeve_forwarding.py",
+    ),
+    Bug(
+        "a broadcast's hops are not counted down",
+        "mesh/link/inbound.py",
+        "(origin, number, hops - 1)",
+        "(origin, number, hops)",
+        "tests/unit/test_sleeve_forwarding.py",
+    ),
+    Bug(
+        "a worker's incarnation is ignored",
+        "mesh/link/broadcast.py",
+        "incarnation, counter = number >> COUNTER_BITS,",
+        "incarnation, counter = 0,",
+        "tests/unit/test_sleeve_tables.py",
+    ),
+    Bug(
+        "octets of unfinished records are not bounded",
+        "mesh/link/reassembly.py",
+        "while self._octets > MAX_OCTETS:",
+        "while False:",
+        "tests/unit/test_sleeve_tables.py",
+    ),
+    Bug(
+        "one peer's unfinished records push out another's",
+        "mesh/link/reassembly.py",
+        "if self._per_peer.get(peer, 0) >= MAX_PARTIAL_PER_PEER:",
+        "if False:",
+        "tests/unit/test_sleeve_tables.py",
+    ),
+    Bug(
+        "IPv4 identifications stand still where a super-frame is split",
+        "mesh/link/frames.py",
+        '"big") + segments',
+        '"big")',
+        "tests/unit/test_sleeve_packets.py",
+    ),
+    Bug(
+        "ICMP about later fragments",
+        "mesh/link/icmp.py",
+        "if not dont_fragment or offset:",
+        "if not dont_fragment:",
+        "tests/unit/test_sleeve_packets.py",
+    ),
+    Bug(
+        "a late timer counts as a silent path",
+        "mesh/link/linkprobe.py",
+        "if late > LATE and",
+        "if False and",
+        "tests/unit/test_linkprobe.py",
+    ),
+    Bug(
+        "probes of full size are sent at every beat",
+        "mesh/link/linkprobe.py",
+        "if answered is not None and now",
+        "if False and now",
+        "tests/unit/test_linkprobe.py",
+    ),
+    Bug(
+        "an answer of another size proves a size",
+        "mesh/link/linkprobe.py",
+        "if sent is None or sent[0] != size:",
+        "if sent is None:",
+        "tests/unit/test_linkprobe.py",
+    ),
+    Bug(
+        "records of a lossy path do not shrink",
+        "mesh/link/recordsize.py",
+        "if lost <= SHRINK_AT * (whole + lost):",
+        "if lost:",
+        "tests/unit/test_sleeve_tables.py tests/unit/test_sleeve_forwarding.py",
+    ),
+    Bug(
+        "paths of equal cost are decided by who looks",
+        "mesh/topology/routes.py",
+        "if known is None or offer < known:",
+        "if known is None or offer > known:",
+        "tests/properties/test_routes.py",
+    ),
+    Bug(
+        "an edge that only one end knows carries frames",
+        "mesh/topology/routes.py",
+        "if not (edge.established and back.established):",
+        "if not (edge.established or back.established):",
+        "tests/unit/test_routes.py tests/properties/test_routes.py",
+    ),
+    Bug(
+        "a topology record's signature is not checked",
+        "mesh/topology/topology.py",
+        "if not label.is_genuine(item.payload):",
+        "if False:",
+        "tests/unit/test_topology.py tests/properties/test_topology_merge.py",
+    ),
+    Bug(
+        "a slice's signature is not checked",
+        "ipam/ring.py",
+        "if not verify(said.issuer_key, CONTEXT, head + said.content(), said.signature):",
+        "if False:",
+        "tests/unit/test_ring.py",
+    ),
+    Bug(
+        "another than the owner makes a slice's next version",
+        "ipam/ring.py",
+        "if said.version == held.version + 1 and said.issuer != held.owner and not said.takeover:",
+        "if False:",
+        "tests/unit/test_ring.py",
+    ),
+    Bug(
+        "a donor gives away more than half of what is free",
+        "ipam/space.py",
+        "size = min((end - start + 1) // 2, max(1, free // 2))",
+        "size = end - start",
+        "tests/unit/test_ipam_parts.py",
+    ),
+    Bug(
+        "accepted connections are not counted against a flood",
+        "mesh/connection/maker.py",
+        "return self._half_open < MAX_HALF_OPEN and self._accepts.take(now)",
+        "return True",
+        "tests/unit/test_maker.py tests/properties/test_maker_machine.py",
+    ),
+)
+
+
+def copy_tree(to: Path) -> None:
+    """What git does not ignore, as it lies here now."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name)
+
+
+def is_caught(tree: Path, bug: Bug) -> bool:
+    """Whether the tests that must fail with the bug planted do. Raises ValueError."""
+    path = tree / bug.file
+    text = path.read_text()
+    if text.count(bug.old) != 1:
+        raise ValueError(f"{bug.old!r} stands {text.count(bug.old)} times in {bug.file}")
+    path.write_text(text.replace(bug.old, bug.new))
+    try:
+        return pytest(tree, bug.caught_by) != 0
+    finally:
+        path.write_text(text)
+
+
+def pytest(tree: Path, tests: str) -> int:
+    command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests.split()]
+    env = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        return subprocess.run(
+            command, cwd=tree, env=env, capture_output=True, timeout=TIMEOUT, check=False
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.planted", description=__doc__)
+    parser.add_argument("--only", default="", metavar="TEXT", help="bugs whose name has it")
+    args = parser.parse_args()
+    bugs = [bug for bug in BUGS if args.only in bug.what]
+    began, missed = time.monotonic(), 0
+    with tempfile.TemporaryDirectory(prefix="planted") as directory:
+        tree = Path(directory)
+        copy_tree(tree)
+        tests = sorted({test for bug in bugs for test in bug.caught_by.split()})
+        if pytest(tree, " ".join(tests)):
+            print("the tests fail without any bug planted", file=sys.stderr)
+            return 1
+        for bug in bugs:
+            try:
+                caught = is_caught(tree, bug)
+                verdict = "caught" if caught else "NOT CAUGHT"
+            except ValueError as err:
+                caught, verdict = False, f"NOT PLANTED: {err}"
+            missed += not caught
+            print(f"{verdict:10}  {bug.what}  ({bug.caught_by})", flush=True)
+    took = time.monotonic() - began
+    print(f"{len(bugs)} bugs planted, {missed} not caught, {took:.0f} s")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

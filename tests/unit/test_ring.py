@@ -1,0 +1,150 @@
+"""The ring by itself: what may change a slice, and that order does not matter. docs/ipam.md 2."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+
+from ipam.address import Address, AddressRange
+from ipam.ring import Ring, RingId, Slice, encode_slice, sign_slice
+from mesh.clock import Instant
+from mesh.crypto.identity import Identity
+from mesh.gossip.channel import Item
+
+RANGE = AddressRange.parse("10.32.0.0/24")
+CLUSTER = bytes(range(16))
+ID = RingId(CLUSTER, RANGE)
+ONE, TWO, LIAR = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
+SOMEBODY = LIAR.name
+T0 = Instant(0.0)
+
+
+def seeded() -> Ring:
+    """ONE's ring, halved between ONE and TWO."""
+    ring = Ring(ONE, RANGE)
+    ring.seed(CLUSTER, [ONE.name, TWO.name])
+    return ring
+
+
+def item(piece: Slice, ring: RingId = ID) -> Item:
+    return Item(piece.key, piece.stamp, encode_slice(ring, piece))
+
+
+def said(piece: Slice, by: Identity, ring: RingId = ID) -> Item:
+    return item(sign_slice(ring, piece, by), ring)
+
+
+def merged(ring: Ring, *items: Item) -> list[str]:
+    """The reasons of what was refused."""
+    before = dict(ring.slices)
+    result = ring.merge(items, SOMEBODY, T0)
+    if result.rejected:
+        assert ring.slices == before, "what is refused changes nothing"
+    return [rejected.reason for rejected in result.rejected]
+
+
+def first(ring: Ring) -> Slice:
+    return ring.slices[Address(RANGE.start)]
+
+
+def second(ring: Ring) -> Slice:
+    return ring.owned(TWO.name)[0]
+
+
+def test_an_owner_gives_its_own() -> None:
+    ring = seeded()
+    theirs = second(ring)
+    given = replace(theirs, owner=ONE.name, version=theirs.version + 1)
+    assert merged(ring, said(given, TWO)) == []
+    assert ring.owner_of(theirs.start) == ONE.name
+
+
+def test_a_slice_nobody_signed() -> None:
+    ring = seeded()
+    theirs = second(ring)
+    genuine = sign_slice(ID, replace(theirs, owner=ONE.name, version=2), TWO)
+    broken = replace(genuine, signature=bytes(64))
+    assert merged(ring, item(broken)) == ["bad-signature"]
+    another = sign_slice(ID, replace(theirs, owner=LIAR.name, version=2), TWO)
+    assert merged(ring, item(replace(another, owner=ONE.name))) == ["bad-signature"]
+
+
+def test_the_next_version_is_its_owners_to_make() -> None:
+    ring = seeded()
+    theirs = second(ring)
+    taken = replace(theirs, owner=LIAR.name, version=theirs.version + 1)
+    assert merged(ring, said(taken, LIAR)) == ["slice-forged"]
+    assert ring.conflicts[theirs.start].said.owner == LIAR.name
+    assert merged(ring, said(replace(taken, takeover=True), LIAR)) == []
+
+
+def test_what_is_ours_nobody_else_changes() -> None:
+    ring = seeded()
+    ours = first(ring)
+    for version in (2, 3, 100):
+        taken = replace(ours, owner=LIAR.name, version=version)
+        assert merged(ring, said(taken, LIAR)) == ["slice-forged"]
+    assert first(ring).owner == ONE.name
+
+
+def test_one_version_with_two_contents() -> None:
+    ring = seeded()
+    theirs = second(ring)
+    assert merged(ring, said(replace(theirs, owner=LIAR.name), TWO)) == ["version-reused"]
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (RingId(CLUSTER, AddressRange.parse("10.33.0.0/24")), "range-mismatch"),
+        (RingId(bytes(16), RANGE), "cluster-mismatch"),
+    ],
+)
+def test_another_ring(other: RingId, reason: str) -> None:
+    ring = seeded()
+    piece = replace(second(ring), owner=LIAR.name, version=2)
+    assert merged(ring, said(piece, TWO, other)) == [reason]
+
+
+def test_a_slice_outside_the_range() -> None:
+    ring = seeded()
+    outside = Slice(Address(RANGE.end), Address(RANGE.end + 8), LIAR.name, 1)
+    assert merged(ring, said(outside, LIAR)) == ["slice-outside-range"]
+
+
+def test_a_label_that_is_not_the_slices() -> None:
+    ring = seeded()
+    piece = sign_slice(ID, replace(second(ring), owner=ONE.name, version=2), TWO)
+    wrong = Item(piece.key, piece.stamp + 1, encode_slice(ID, piece))
+    assert merged(ring, wrong) == ["mislabelled"]
+
+
+def test_octets_that_are_no_slice() -> None:
+    ring = seeded()
+    whole = encode_slice(ID, second(ring))
+    for length in range(0, len(whole), 7):
+        assert merged(ring, Item(second(ring).key, 1, whole[:length])) == ["malformed-message"]
+
+
+def test_order_and_repetition_do_not_matter() -> None:
+    """A history of donations there and back, heard in every order, twice."""
+    one, two = seeded(), Ring(TWO, RANGE)
+    for piece in list(one.slices.values()):
+        two.merge([item(piece)], ONE.name, T0)
+    history = []
+    for giver, taker in ((one, two), (two, one), (one, two)):
+        mine = max(giver.owned(giver.us), key=lambda s: s.size)
+        middle = Address(mine.start + mine.size // 2)
+        history += [changed := giver.give(middle, mine.end, taker.us)]
+        taker.merge([item(piece) for piece in changed], giver.us, T0)
+    assert one.slices == two.slices
+    assert one.gaps() == []
+    for order in permutations(history):
+        third = Ring(LIAR, RANGE)
+        for _ in range(2):
+            for changed in order:
+                third.merge([item(piece) for piece in changed], ONE.name, T0)
+        third.merge([item(piece) for piece in one.slices.values()], ONE.name, T0)
+        assert third.slices == one.slices
