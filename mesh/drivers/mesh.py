@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -11,6 +12,7 @@ from typing import Protocol
 from mesh.clock import Clock, Instant, Timer
 from mesh.connection.maker import Target
 from mesh.crypto.password import PasswordRing
+from mesh.drivers.listen import listening_socket
 from mesh.drivers.tasks import Supervisor
 from mesh.drivers.tcp import Stream, dial
 from mesh.drivers.udp import ProbeSocket, bound_socket
@@ -67,14 +69,18 @@ class MeshDriver:
 
     # ---- life
 
-    async def start(self) -> None:
-        """Listen and start the router. Raises OSError when a port is taken."""
+    async def start(self, listening: socket.socket | None = None) -> None:
+        """Accept connections and start the router. Raises OSError when a port is taken.
+
+        ``listening``: a socket that listens already; it is ours from now on.
+        """
         config = self.router.hub.config
         loop = asyncio.get_running_loop()
         probe_socket = bound_socket(config.probe_port)
         try:
             self._server = await loop.create_server(
-                lambda: Stream(self, self._number(), None), None, config.port
+                lambda: Stream(self, self._number(), None),
+                sock=listening or listening_socket(config.port),
             )
         except OSError:
             probe_socket.close()

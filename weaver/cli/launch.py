@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ipam.address import AddressRange
 from mesh.connection.maker import Target
+from mesh.drivers.listen import listening_socket
 from mesh.errors import OperatorError
 from weaver.config import Config, http_address
 from weaver.logs import set_up
@@ -54,20 +55,27 @@ def launch(args: argparse.Namespace) -> int:
         return 2
     set_up(config.log_format, config.log_level)
     try:
-        asyncio.run(_run(config))
+        asyncio.run(_run(config, _listen(config.port)))
     except OperatorError as err:
         print(f"weaver: {err} ({err.reason})", file=sys.stderr)
         return 1
     return 0
 
 
-async def _run(config: Config) -> None:
+def _listen(port: int) -> socket.socket:
+    try:
+        return listening_socket(port)
+    except OSError as err:
+        raise OperatorError(f"TCP {port}: {err.strerror}", "port-taken") from err
+
+
+async def _run(config: Config, listening: socket.socket) -> None:
     from weaver.api.server import ApiServer
     from weaver.cni.server import CniServer
     from weaver.daemon.daemon import Daemon
     from weaver.daemon.facade import Facade
 
-    daemon = Daemon(config)
+    daemon = Daemon(config, listening)
     facade = Facade(daemon)
     api = ApiServer(facade)
     loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Coroutine
 from random import SystemRandom
 from typing import Any
@@ -60,8 +61,8 @@ HANDOVER_TIMEOUT = 10.0
 class Daemon:
     """One peer. ``run`` returns when it was asked to stop."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, listening: socket.socket | None = None) -> None:
+        self.config, self._listening = config, listening
         self.events = EventLog()
         self.stopping = asyncio.Event()
         self.ready = False
@@ -101,7 +102,7 @@ class Daemon:
             self.ipam, self.network, self.attachments, config.range, config.mtu
         )
         try:
-            await self.mesh.start()
+            await self.mesh.start(self._listening)
         except OSError as err:
             raise OperatorError(
                 f"port {config.port} or {config.probe_port}: {err.strerror}", "port-taken"
