@@ -12,16 +12,15 @@ only behind the Persist that takes it from us; one key has one address.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ipam.address import Address, AddressRange
+from ipam.changes import announced, persisted
 from ipam.effects import (
     Allocated,
     AllocationKey,
     AllocatorEffect,
     Answer,
-    Change,
     DropAllocation,
     Left,
     LostAddress,
@@ -30,8 +29,6 @@ from ipam.effects import (
     Refused,
     SendTo,
     SetAllocation,
-    SetCluster,
-    SetSlice,
     SetVote,
     Stored,
 )
@@ -134,24 +131,25 @@ class Allocator:
     def holder_of(self, address: Address) -> AllocationKey | None:
         return self._holders.get(address)
 
-    def seed(self, request: int, owners: tuple[PeerName, ...]) -> list[AllocatorEffect]:
+    def seed(
+        self, request: int, owners: tuple[PeerName, ...], now: Instant
+    ) -> list[AllocatorEffect]:
         """The operator says who divides the range: no election is needed."""
         if self.ring.is_seeded:
             return [Answer(request, Refused("already-seeded"))]
         changed = self.ring.seed(self._cluster_proposal, sorted({*owners, self.us}))
-        effects = self._changed(changed, cluster=True)
-        return [*effects, Answer(request, Allocated(None))]
+        effects = [*self._gained(changed, now, cluster=True), Answer(request, Allocated(None))]
+        return self._armed(effects, now)
 
-    def reclaim(self, request: int, peer: PeerName) -> list[AllocatorEffect]:
+    def reclaim(self, request: int, peer: PeerName, now: Instant) -> list[AllocatorEffect]:
         """Take over the space of a peer that is gone for good; refused while it is alive."""
         if peer == self.us or peer in self._reachable:
             return [Answer(request, Refused("peer-alive"))]
         changed = self.ring.take_over(peer)
         if not changed:
             return [Answer(request, Refused("owns-nothing"))]
-        effects = self._changed(changed)
-        self._own_space()
-        return [*effects, Answer(request, Allocated(None))]
+        effects = [*self._gained(changed, now), Answer(request, Allocated(None))]
+        return self._armed(effects, now)
 
     def leave(self, now: Instant) -> list[AllocatorEffect]:
         """Hand all our space to another peer, which must say that it is durable there."""
@@ -326,7 +324,7 @@ class Allocator:
             return
         changed = self.ring.give(*block, src)
         self._own_space()
-        effects += self._changed(changed)
+        effects += announced(self.ring, changed)
         octets = tuple(self.ring.encoded(piece) for piece in changed)
         effects.append(SendTo(src, Message(MessageKind.DONATE, number, octets).encode()))
 
@@ -347,7 +345,7 @@ class Allocator:
         changed = self.ring.take_changed()
         effects: list[AllocatorEffect] = []
         if changed:
-            effects += [self._persisted(changed, cluster=True)]
+            effects += [persisted(self.ring, changed, cluster=True)]
             self._propose_at = None
             self._own_space()
             effects += [
@@ -359,7 +357,7 @@ class Allocator:
             if conflict.held.owner == self.us and conflict.said.version >= conflict.held.version:
                 again = self.ring.reassert(start, conflict.said.version)
                 self.ring.conflicts[start] = conflict
-                effects += self._changed([again])
+                effects += announced(self.ring, [again])
         if self._pending:
             self._serve(effects, now)
             if self._pending and self._asking is None:
@@ -386,12 +384,7 @@ class Allocator:
         if decided is not None and decided[0].proposer == self.us and not self.ring.is_seeded:
             value = decided[1]
             changed = self.ring.seed(value.cluster, value.owners)
-            effects += self._changed(changed, cluster=True)
-            self._own_space()
-            self._propose_at = None
-            self._serve(effects, now)
-            if self._pending:
-                self._seek(effects, now)
+            effects += self._gained(changed, now, cluster=True)
 
     def _speak(self, effects: list[AllocatorEffect]) -> None:
         vote = self.election.own
@@ -411,7 +404,7 @@ class Allocator:
             return
         heir = given if given in heirs else self._rng.choice(heirs)
         for piece in mine:
-            effects += self._changed(self.ring.give(piece.start, piece.end, heir))
+            effects += announced(self.ring, self.ring.give(piece.start, piece.end, heir))
         self._own_space()
         self._number = (self._number + 1) & 0xFFFFFFFF
         pieces = tuple(self.ring.encoded(p) for p in self.ring.owned(heir)[:4096])
@@ -426,18 +419,17 @@ class Allocator:
             start for start, c in self.ring.conflicts.items() if c.reason == "version-reused"
         }
 
-    def _persisted(self, changed: Iterable[Slice], cluster: bool = False) -> Persist:
-        changes: list[Change] = [SetSlice(p.start, self.ring.encoded(p)) for p in changed]
-        if cluster and self.ring.id is not None:
-            changes.insert(0, SetCluster(self.ring.id.cluster))
-        return Persist(tuple(changes))
-
-    def _changed(self, changed: list[Slice], cluster: bool = False) -> list[AllocatorEffect]:
-        """Our own changes of the ring: durable first, then told."""
-        return [
-            self._persisted(changed, cluster),
-            Publish(RING, tuple(piece.key for piece in changed)),
-        ]
+    def _gained(
+        self, changed: list[Slice], now: Instant, cluster: bool = False
+    ) -> list[AllocatorEffect]:
+        """Our own change of the ring that brought us space: those who wait have it at once."""
+        effects = announced(self.ring, changed, cluster)
+        self._own_space()
+        self._propose_at = None
+        self._serve(effects, now)
+        if self._pending and self._asking is None:
+            self._seek(effects, now)
+        return effects
 
     def _armed(self, effects: list[AllocatorEffect], now: Instant) -> list[AllocatorEffect]:
         wishes = [p.until for p in self._pending.values()]

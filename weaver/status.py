@@ -133,6 +133,45 @@ def ipam_text(ipam: Json) -> str:
     return "\n".join(lines) + "\n\n" + shares
 
 
+_REFUSED = {
+    "range-mismatch": "the two ends were launched with different --range",
+    "cluster-mismatch": "two meshes that each divided the range by themselves have met; reset the"
+    " hosts of one of them",
+}
+"""What an operator can do about gossip that was refused, where there is something."""
+
+
+def channels_text(channels: Sequence[Json]) -> str:
+    rows = [
+        (
+            c["channel"],
+            c["items"],
+            c["octets"],
+            None if c["quiet_for"] is None else duration(c["quiet_for"]),
+            sum(c["rejected"].values()),
+            "relayed only" if c["surrogate"] else "",
+        )
+        for c in channels
+    ]
+    text = table(("CHANNEL", "ITEMS", "OCTETS", "CHANGED", "REFUSED", ""), rows)
+    refused = refused_text(channels)
+    return f"{text}\n{refused}" if refused else text
+
+
+def refused_text(channels: Sequence[Json]) -> str:
+    """Gossip that was not believed; nothing when all was."""
+    entries = [(c["channel"], entry) for c in channels for entry in c["quarantine"]]
+    if not entries:
+        return ""
+    rows = [
+        (channel, e["reason"], e["nickname"] or e["source"], e["count"], e["detail"] or e["key"])
+        for channel, e in entries
+    ]
+    text = table(("CHANNEL", "REFUSED FOR", "FROM", "TIMES", "WHAT"), rows)
+    reasons = dict.fromkeys(entry["reason"] for _, entry in entries)
+    return text + "".join(f"{r}: {_REFUSED[r]}\n" for r in reasons if r in _REFUSED)
+
+
 def attachments_text(attachments: Sequence[Json]) -> str:
     rows = [
         (a["container"], a["ifname"], " ".join(a["addresses"]), a["mac"], a["host"], a["netns"])
@@ -169,6 +208,8 @@ def status_text(status: Json) -> str:
         ("connections", connections_text(status["connections"])),
         ("links", links_text(links)),
         ("ipam", ipam_text(status["ipam"])),
+        ("refused gossip", refused_text(status["channels"])),
     ):
-        page += f"\n== {title}\n{text}"
+        if text:
+            page += f"\n== {title}\n{text}"
     return page

@@ -84,10 +84,10 @@ class IpamService:
         return key in self.allocator.allocations
 
     async def reclaim(self, peer: PeerName) -> None:
-        await self._ask(lambda n, _now: self.allocator.reclaim(n, peer))
+        await self._ask(lambda n, now: self.allocator.reclaim(n, peer, now))
 
     async def seed(self, owners: tuple[PeerName, ...]) -> None:
-        await self._ask(lambda n, _now: self.allocator.seed(n, owners))
+        await self._ask(lambda n, now: self.allocator.seed(n, owners, now))
 
     def leave(self) -> None:
         """Begin to hand our space over; ``left`` is set when that is done."""

@@ -106,6 +106,31 @@ class RouteStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedItem:
+    """Gossip that was not believed: whose it was (its key, in hexadecimal) and who passed it on."""
+
+    key: str
+    reason: str
+    source: str
+    nickname: str | None
+    detail: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelView:
+    """One gossip channel; ``surrogate``: relayed for others, not understood here."""
+
+    channel: str
+    items: int
+    octets: int
+    surrogate: bool
+    quiet_for: float | None
+    rejected: dict[str, int]
+    quarantine: tuple[RefusedItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RouterStatus:
     us: UsStatus
     peers: tuple[PeerStatus, ...]
@@ -113,7 +138,7 @@ class RouterStatus:
     targets: tuple[TargetStatus, ...]
     links: tuple[LinkStatus, ...]
     routes: tuple[RouteStatus, ...]
-    channels: tuple[object, ...]
+    channels: tuple[ChannelView, ...]
     counters: dict[str, int]
     worker_counters: object | None
 
@@ -127,9 +152,34 @@ def router_status(router: Router, now: Instant) -> RouterStatus:
         targets=_targets(router, now),
         links=_links(router, now),
         routes=_routes(router),
-        channels=tuple(router.gossip.status()),
+        channels=_channels(router, now),
         counters=dict(sorted(router.hub.counters.items())),
         worker_counters=router.links.counters,
+    )
+
+
+def _channels(router: Router, now: Instant) -> tuple[ChannelView, ...]:
+    return tuple(
+        ChannelView(
+            channel=channel.channel,
+            items=channel.items,
+            octets=channel.octets,
+            surrogate=channel.surrogate,
+            quiet_for=None if channel.changed_at is None else now - channel.changed_at,
+            rejected=channel.rejected,
+            quarantine=tuple(
+                RefusedItem(
+                    key=entry.key.hex(),
+                    reason=entry.reason,
+                    source=str(entry.source),
+                    nickname=_nickname(router, entry.source),
+                    detail=entry.detail,
+                    count=entry.count,
+                )
+                for entry in channel.quarantine
+            ),
+        )
+        for channel in router.gossip.status()
     )
 
 

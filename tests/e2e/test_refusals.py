@@ -170,6 +170,33 @@ def test_a_password_is_changed_without_a_lost_connection(pair: Lab, tmp_path: Pa
         weaver(third, "reload")
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(["--range=10.48.0.0/16"], "range-mismatch"), ([], "cluster-mismatch")],
+    ids=["ranges that differ", "two rings that meet"],
+)
+def test_rings_that_do_not_fit(pair: Lab, tmp_path: Path, options: list[str], reason: str) -> None:
+    """docs/ipam.md: the reason on both ends, nothing lost, the connections and links stay."""
+    here = pair.site(pair.plan().host("h1"))
+    kept = weaver(here, "ipam", "allocate", "kept").stdout
+    state = f"--state-dir={tmp_path}/state"
+    with started(pair, password(tmp_path, "x\n"), "--seed", state, *options) as site:
+        theirs = weaver(site, "ipam", "allocate", "theirs")
+        assert theirs.returncode == 0, theirs.stderr
+        for end in (here, site):
+            until(lambda end=end: reason in quarantined(end), lambda end=end: quarantined(end))
+            assert reason in weaver(end, "status").stdout
+        until(lambda: len(established(site)) == 2, site.last_words)
+        h1, h3 = (host for host in pair.plan().hosts if host.name != "h2")
+        until(lambda: not site.unlinked([h1, h3]), lambda: site.unlinked([h1, h3]))
+        assert weaver(site, "ipam", "allocate", "theirs").stdout == theirs.stdout
+    assert weaver(here, "ipam", "allocate", "kept").stdout == kept
+
+
+def quarantined(site: Site) -> set[str]:
+    return {e["reason"] for c in site.get("/v1/channels") or () for e in c["quarantine"]}
+
+
 def established(site: Site) -> list[dict[str, Any]]:
     return [c for c in site.get("/v1/connections") or () if c["state"] == "established"]
 

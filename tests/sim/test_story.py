@@ -123,10 +123,12 @@ def versions_stand_still(patch: pytest.MonkeyPatch) -> None:
     def careless(self: Ring, start: object, end: object, to: object) -> object:
         held = dict(self.slices)
         changed = give(self, start, end, to)  # type: ignore[arg-type]
-        for piece in changed:
-            if piece.start in held:
-                self._set(replace(piece, version=held[piece.start].version))
-        return changed
+        return [
+            self._set(replace(piece, version=held[piece.start].version))
+            if piece.start in held
+            else piece
+            for piece in changed
+        ]
 
     patch.setattr(Ring, "give", careless)
 

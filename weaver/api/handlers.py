@@ -68,7 +68,7 @@ class Handlers:
         return self._facade.part("routes")
 
     async def channels(self, _: web.Request) -> Any:  # noqa: ANN401
-        return json.loads(json.dumps(self._facade.part("channels"), default=str))
+        return self._facade.part("channels")
 
     async def attachments(self, _: web.Request) -> Any:  # noqa: ANN401
         return self._facade.attachments()

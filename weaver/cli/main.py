@@ -21,7 +21,7 @@ FINE, FAILED, USAGE, NO_DAEMON, OFF = 0, 1, 2, 3, 4
 OFF_REASONS = {"not-attached", "worker-not-started", "not-found"}
 """Refusals that mean: what you ask about is not there or switched off."""
 
-PARTS = ("peers", "connections", "targets", "ipam", "links", "routes")
+PARTS = ("peers", "connections", "targets", "ipam", "links", "routes", "channels")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -155,6 +155,7 @@ def _status(args: argparse.Namespace, client: Client) -> int:
         "ipam": s.ipam_text,
         "links": s.links_text,
         "routes": s.routes_text,
+        "channels": s.channels_text,
     }
     return _print(args, client.get(f"/v1/{args.part}"), texts[args.part])
 

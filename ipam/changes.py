@@ -1,0 +1,24 @@
+"""Changes of the ring as effects: durable first, then told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ipam.effects import AllocatorEffect, Change, Persist, Publish, SetCluster, SetSlice
+from ipam.ring import CHANNEL, Ring, Slice
+
+
+def persisted(ring: Ring, changed: Iterable[Slice], cluster: bool = False) -> Persist:
+    """Slices as the store is to have them, with the ring's cluster where that is new."""
+    changes: list[Change] = [SetSlice(p.start, ring.encoded(p)) for p in changed]
+    if cluster and ring.id is not None:
+        changes.insert(0, SetCluster(ring.id.cluster))
+    return Persist(tuple(changes))
+
+
+def announced(ring: Ring, changed: list[Slice], cluster: bool = False) -> list[AllocatorEffect]:
+    """Our own changes."""
+    return [
+        persisted(ring, changed, cluster),
+        Publish(CHANNEL, tuple(piece.key for piece in changed)),
+    ]
