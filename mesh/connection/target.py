@@ -39,9 +39,13 @@ class Target:
             raise OperatorError(f"not an address: {text!r}", "bad-address")
         if ":" in host:
             try:
-                host = str(ip_address(host))
+                address = ip_address(host)
             except ValueError as err:
                 raise OperatorError(f"not an address: {text!r}", "bad-address") from err
+            if address.is_link_local:
+                # Others are told where we reached a peer, and theirs is another link.
+                raise OperatorError(f"{text} means something on one link only", "bad-address")
+            host = str(address)
         return cls(host, number)
 
     def __str__(self) -> str:

@@ -44,7 +44,7 @@ def pair() -> Iterator[Lab]:
 @contextmanager
 def started(lab: Lab, *options: str, targets: tuple[str, ...] | None = None) -> Iterator[Site]:
     """h2 with other options than the lab's."""
-    h1, h2, _ = lab.plan().hosts
+    h1, h2, *_ = lab.plan().hosts
     site = lab.site(h2)
     process = site.launch([h1.underlay] if targets is None else targets, 2, options)
     try:

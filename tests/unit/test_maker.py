@@ -87,7 +87,22 @@ def test_addresses(text: str, target: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":1", "a:0", "a:65536", "a:b", "[::1", "[::1]9", "a b", "1:2:3", "x" * 254, "a:-1"]
+    "text",
+    [
+        "",
+        ":1",
+        "a:0",
+        "a:65536",
+        "a:b",
+        "[::1",
+        "[::1]9",
+        "a b",
+        "1:2:3",
+        "x" * 254,
+        "a:-1",
+        "fe80::1",
+        "[fe80::1%eth0]:6783",
+    ],
 )
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(OperatorError):

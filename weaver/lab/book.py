@@ -62,6 +62,7 @@ class Book:
                 pods=order["pods"],
                 deny=tuple((a, b) for a, b in order["deny"]),
                 mtu=order["mtu"],
+                ipv6=order["ipv6"],
             ),
             password_file=facts["password_file"],
             daemons={host: Process(**process) for host, process in facts["daemons"].items()},

@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--deny", action="append", default=[], metavar="h1:h5", help="not neighbours; repeatable"
     )
     up.add_argument("--mtu", type=int, default=1500, help="of the underlay (1500)")
+    up.add_argument("--ipv6", action="store_true", help="an underlay of IPv6 alone")
     up.add_argument("--timeout", type=float, default=UP_TIMEOUT, help="seconds (60)")
     up.add_argument(
         "--launch-option",
@@ -82,6 +83,7 @@ def _up(args: argparse.Namespace, lab: Lab) -> int:
         pods=args.pods,
         deny=tuple(parse_deny(text) for text in args.deny),
         mtu=args.mtu,
+        ipv6=args.ipv6,
     )
     lab.up(order, args.password, args.launch_option, args.timeout)
     sys.stdout.write(status_text(lab.status()))
@@ -102,7 +104,12 @@ def _status(args: argparse.Namespace, lab: Lab) -> int:
 def status_text(status: dict[str, Any]) -> str:
     rows = []
     for host in status["hosts"]:
-        about = (host["name"], host["state"], host["underlay"], " ".join(host["neighbours"]))
+        about = (
+            host["name"],
+            host["state"],
+            host["underlay"] or host["underlay6"],
+            " ".join(host["neighbours"]),
+        )
         pods = host["pods"] or [{"name": None, "address": None}]
         rows += [(*about, pod["name"], pod["address"]) for pod in pods]
     text = table(("HOST", "DAEMON", "UNDERLAY", "NEIGHBOURS", "POD", "ADDRESS"), rows)

@@ -134,12 +134,15 @@ def _addressing(plan: Plan, host: Host) -> list[str]:
             if here != host:
                 continue
             lines += [
-                f"addr add {host.underlay}/32 dev {device}",
                 f"addr add {host.underlay6}/128 dev {device} nodad",
                 f"link set {device} up",
-                f"route add {far.underlay}/32 dev {device} src {host.underlay}",
                 f"route add {far.underlay6}/128 dev {device} src {host.underlay6}",
             ]
+            if not plan.order.ipv6:
+                lines += [
+                    f"addr add {host.underlay}/32 dev {device}",
+                    f"route add {far.underlay}/32 dev {device} src {host.underlay}",
+                ]
     return lines
 
 

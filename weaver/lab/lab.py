@@ -142,18 +142,18 @@ class Lab:
             "topology": str(plan.order.shape),
             "encrypted": book.password_file is not None,
             "cuts": [list(cut) for cut in book.cuts],
-            "hosts": [self._host_status(book, host) for host in plan.hosts],
+            "hosts": [self._host_status(book, plan, host) for host in plan.hosts],
         }
 
-    def _host_status(self, book: Book, host: Host) -> dict[str, Any]:
+    def _host_status(self, book: Book, plan: Plan, host: Host) -> dict[str, Any]:
         site, daemon = self.site(host), book.daemons.get(host.name)
         alive = daemon is not None and daemon.is_alive
         return {
             "name": host.name,
             "namespace": host.namespace,
-            "underlay": host.underlay,
+            "underlay": None if plan.order.ipv6 else host.underlay,
             "underlay6": host.underlay6,
-            "neighbours": [near.name for near in draw(book.order).neighbours(host)],
+            "neighbours": [near.name for near in plan.neighbours(host)],
             "pid": daemon.pid if daemon is not None and alive else None,
             "state": "dead" if not alive else (site.not_ready() or "ready"),
             "socket": str(site.socket),

@@ -91,6 +91,8 @@ class Order:
     pods: int = 1
     deny: tuple[tuple[str, str], ...] = ()
     mtu: int = 1500
+    ipv6: bool = False
+    """An underlay of IPv6 alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ class Plan:
         """
         near = self.neighbours(host)
         chosen = near[:MESH_TARGETS] if self.order.shape is Shape.MESH else near
-        return tuple(h.underlay for h in chosen)
+        return tuple(h.underlay6 if self.order.ipv6 else h.underlay for h in chosen)
 
     @property
     def pods(self) -> tuple[Pod, ...]:

@@ -89,7 +89,7 @@ def send_marked(source: Pod, target: Pod, address: str, marker: bytes, directory
 _PORT = 5301
 _RECEIVE = f"""
 import socket, sys
-with socket.create_server(("", {_PORT})) as server:
+with socket.create_server(("", {_PORT}), family=socket.AF_INET6, dualstack_ipv6=True) as server:
     server.settimeout(30)
     stream, _ = server.accept()
     while data := stream.recv(65536):
