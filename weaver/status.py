@@ -200,6 +200,8 @@ def status_text(status: Json) -> str:
     ]
     if us["clone_suspected"]:
         lines.append("WARNING      another host uses our identity (cloned-identity)")
+    if status["state_fault"]:
+        lines.append(f"WARNING      not remembered over a restart: {status['state_fault']}")
     if status["exposed"]:
         lines.append(f"host         {status['exposed']} on the bridge")
     page = "\n".join(lines) + "\n"

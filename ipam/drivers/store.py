@@ -52,7 +52,7 @@ class SqliteStore:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._open(owner, range)
         except sqlite3.DatabaseError as err:
-            raise _explained(path, err) from err
+            raise explained(path, err) from err
 
     def _open(self, owner: str, range: str) -> None:
         db = self._db
@@ -110,7 +110,7 @@ class SqliteStore:
                     db.execute("ROLLBACK")
                 raise
         except sqlite3.DatabaseError as err:
-            raise _explained(self.path, err) from err
+            raise explained(self.path, err) from err
 
     def _apply(self, change: Change) -> None:
         db = self._db
@@ -137,7 +137,7 @@ class SqliteStore:
         self._db.close()
 
 
-def _explained(path: Path, err: sqlite3.DatabaseError) -> StoreError:
+def explained(path: Path, err: sqlite3.DatabaseError) -> StoreError:
     if isinstance(err, sqlite3.OperationalError):
         text = str(err)
         if "disk is full" in text or "database or disk" in text:

@@ -214,3 +214,36 @@ async def test_junk_on_the_probe_port_is_counted() -> None:
     await until(lambda: sum(n for reason, n in counters.items() if "probe" in reason) >= 3)
     await until(lambda: b.router.reachable == {a.router.hub.us})
     await close(a, b)
+
+
+async def test_a_peer_that_never_reads_costs_bounded_memory_and_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """protocol.md 4.1: whatever is meant for it, what waits is bounded; others do not notice."""
+    monkeypatch.setattr("mesh.router.neighbours.READ_DEADLINE", 1.0)
+    deaf, b, c = (Peer(ring("a"), n) for n in (1, 2, 3))
+    await meet(deaf, b)
+    await c.driver.start()
+    c.connect(b)
+    await until(lambda: len(b.router.reachable) == 2)
+    ears = [stream._transport for stream in deaf.driver._streams.values()]
+    for ear in ears:
+        assert ear is not None
+        ear.pause_reading()
+    towards = b.driver._streams[b.router.neighbours.by_peer[deaf.router.hub.us]]
+    assert towards._transport is not None
+    most = 0
+    for _ in range(400):
+        b.driver.unicast(deaf.router.hub.us, "nobody", bytes(256 << 10))
+        most = max(most, towards._transport.get_write_buffer_size())
+        await asyncio.sleep(0)
+    assert most < 4 << 20, "100 MiB were meant for it"
+    assert b.router.hub.counters["backlogged"] > 0
+    await until(lambda: "peer-not-reading" in b.reasons())
+    assert c.router.hub.us in b.router.neighbours.by_peer
+    for ear in ears:
+        assert ear is not None
+        ear.resume_reading()
+    await until(deaf.reasons)
+    await until(towards._transport.is_closing)
+    await close(deaf, b, c)

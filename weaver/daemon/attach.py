@@ -291,7 +291,7 @@ class Attacher:
 
     # ---- after a start
 
-    async def reconcile(self, exposed: str | None = None) -> None:
+    async def reconcile(self) -> None:
         """Make rows and devices agree again.
 
         A pod's namespace takes its interface along when it dies, and with it the host's end: an
@@ -304,10 +304,9 @@ class Attacher:
                 continue
             log.info("attachment gone", extra={"container": row.container, "reason": "pod-gone"})
             await self._detach(row.key)
-        cidr = exposed or self._store.exposed
-        if cidr is not None:
+        if (cidr := self._store.exposed) is not None:
             await self._network.expose(cidr, str(self._range))
-            self.exposed = self._store.exposed = cidr
+            self.exposed = cidr
 
     def ports(self) -> builtins.list[str]:
         """The host ends of all attachments that are whole."""

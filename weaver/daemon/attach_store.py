@@ -7,6 +7,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ipam.drivers.store import explained
 from mesh.errors import OperatorError
 from weaver.daemon.network import Route, Wiring
 
@@ -60,7 +61,7 @@ class Attachment:
 
 
 class AttachmentStore:
-    """One file. Every writing method raises OperatorError "store-unwritable"."""
+    """One file. Every writing method raises StoreError."""
 
     def __init__(self, path: Path) -> None:
         """Open or make the file. Raises OperatorError: store-corrupt, store-version,
@@ -78,14 +79,16 @@ class AttachmentStore:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_TABLES)
-        except sqlite3.OperationalError as err:
-            raise OperatorError(f"cannot use {path}: {err}", "store-unwritable") from err
         except sqlite3.DatabaseError as err:
-            raise OperatorError(f"{path} is damaged: {err}", "store-corrupt") from err
+            raise explained(path, err) from err
 
     def load(self) -> dict[Key, Attachment]:
-        rows = self._db.execute("SELECT container, ifname, row FROM attachment").fetchall()
-        return {(c, i): _attachment(json.loads(row)) for c, i, row in rows}
+        """Raises OperatorError "store-corrupt"."""
+        try:
+            rows = self._db.execute("SELECT container, ifname, row FROM attachment").fetchall()
+            return {(c, i): _attachment(json.loads(row)) for c, i, row in rows}
+        except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, AttributeError) as err:
+            raise OperatorError(f"{self.path} is damaged: {err}", "store-corrupt") from err
 
     def put(self, row: Attachment) -> None:
         values = (row.container, row.ifname, json.dumps(asdict(row)))
@@ -124,7 +127,7 @@ class AttachmentStore:
         try:
             self._db.execute(statement, values)
         except sqlite3.DatabaseError as err:
-            raise OperatorError(f"cannot write {self.path}: {err}", "store-unwritable") from err
+            raise explained(self.path, err) from err
 
     def close(self) -> None:
         self._db.close()
@@ -132,8 +135,8 @@ class AttachmentStore:
 
 def _attachment(row: dict[str, object]) -> Attachment:
     addresses, routes = row.pop("addresses"), row.pop("routes")
-    assert isinstance(addresses, list)
-    assert isinstance(routes, list)
+    if not isinstance(addresses, list) or not isinstance(routes, list):
+        raise TypeError("addresses and routes are lists")
     return Attachment(
         **row,  # type: ignore[arg-type]  # written by asdict of the same class
         addresses=tuple(addresses),

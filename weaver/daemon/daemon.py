@@ -108,7 +108,7 @@ class Daemon:
                 f"port {config.port} or {config.probe_port}: {err.strerror}", "port-taken"
             ) from err
         self.worker.start()
-        await self.attacher.reconcile(self.state.get("exposed"))
+        await self.attacher.reconcile()
         if config.seed and not self.ipam.allocator.ring.is_seeded:
             await self.ipam.seed(())
         self._supervisor.spawn(self._watch_counters(), "worker counters")

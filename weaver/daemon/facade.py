@@ -39,6 +39,7 @@ class Facade:
             "ipam": self.ipam(),
             "attachments": self.attachments(),
             "exposed": daemon.attacher.exposed,
+            "state_fault": daemon.state.fault,
             "worker": {
                 "pid": daemon.worker.pid,
                 "restarts": daemon.worker.restarts,
@@ -180,13 +181,10 @@ class Facade:
     async def expose(self, address: str | None) -> Json:
         self._usable()
         cidr = await self.daemon.attacher.expose(address)
-        self.daemon.state.set("exposed", cidr)
         return {"address": cidr}
 
     async def hide(self) -> Json:
-        was = await self.daemon.attacher.hide()
-        self.daemon.state.set("exposed", None)
-        return {"address": was}
+        return {"address": await self.daemon.attacher.hide()}
 
     async def ipam_allocate(self, container: str, interface: str) -> Json:
         address = await self.daemon.ipam.allocate(AllocationKey(container, interface))
