@@ -3,10 +3,11 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-venv iproute2 iputils-ping nftables iperf3 tcpdump ethtool procps containernetworking-plugins containerd runc busybox-static gcc
+PEERS := wireguard-go wireguard-tools fastd tinc nebula openvpn openssl
 N ?= 20
 SEEDS ?= 1-20
 
-.PHONY: demo test check netns e2e sim planted bench bench-datapath bench-control lab-clean clean packages
+.PHONY: demo test check netns e2e sim planted bench bench-datapath bench-peers bench-control lab-clean clean packages
 
 # --- what the machine needs
 
@@ -58,6 +59,10 @@ bench: bench-datapath bench-control
 
 bench-datapath: $(VENV)/.stamp
 	$(BIN)/python -m bench.datapath
+
+bench-peers: $(VENV)/.stamp
+	@$(MAKE) --no-print-directory packages PACKAGES="$(PEERS)"
+	$(BIN)/python -m bench.peers
 
 bench-control: $(VENV)/.stamp
 	$(BIN)/python -m bench.control --hosts $(N)
