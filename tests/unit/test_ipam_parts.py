@@ -45,6 +45,18 @@ def test_a_split_covers_the_range_evenly(parts: int) -> None:
     assert max(sizes) - min(sizes) <= 1
 
 
+@given(st.integers(1, 300), st.sampled_from(["10.32.0.0/12", "10.0.0.0/16", "fd00::/64"]))
+def test_slices_begin_where_prefixes_do(parts: int, text: str) -> None:
+    """And nobody's is more than a sixteenth smaller than another's."""
+    wide = AddressRange.parse(text)
+    starts = [*wide.split(parts), Address(wide.end)]
+    sizes = [b - a for a, b in pairwise(starts)]
+    assert sum(sizes) == wide.size
+    assert max(sizes) - min(sizes) <= wide.size / parts / 16
+    unit = 1 << ((wide.size // (parts * 16)).bit_length() - 1)
+    assert all(start % unit == 0 for start in starts)
+
+
 def test_neither_end_of_the_range_is_ever_given() -> None:
     space = Space(SMALL)
     space.own([(SMALL.start, SMALL.end)])
