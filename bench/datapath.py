@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 
-from bench.nodes import Cable, Node, World, ip, run_in
+from bench.nodes import Cable, Node, World, ip, leave_nothing, run_in
 from mesh.wire import worker as w
 
 ROWS = ("raw", "vxlan", "sleeve", "plain", "relayed")
@@ -263,6 +263,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="TCP and ping only")
     parser.add_argument("--json", action="store_true", help="every value of every round")
     args = parser.parse_args()
+    leave_nothing()
     rows = args.rows.split(",")
     if os.geteuid() != 0 or not set(rows) <= set(ROWS) or args.rounds < 1:
         print(f"needs root, at least one round, and rows of {','.join(ROWS)}", file=sys.stderr)

@@ -30,7 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.datapath import Ends, Samples, add_vxlan, measure, table
-from bench.nodes import Cable, World, run, run_in
+from bench.nodes import Cable, World, leave_nothing, run, run_in
 
 INNER_MTU = 1400
 STARTS_WITHIN = 20.0
@@ -311,6 +311,7 @@ def main() -> int:
     parser.add_argument("--rows", default=",".join(ROWS), help="which, comma-separated")
     parser.add_argument("--quick", action="store_true", help="TCP and ping only")
     args = parser.parse_args()
+    leave_nothing()
     rows = args.rows.split(",")
     missing = [tool for row in rows if row in PROGRAMS for tool in PROGRAMS[row].needs
                if shutil.which(tool) is None]  # fmt: skip
