@@ -35,6 +35,9 @@ LOSS = 1.0
 """Per cent of UDP datagrams that may be lost for a rate to count."""
 
 SEARCH_STEPS = 6
+UDP_SECONDS = 1
+"""Of one UDP run; iperf3 knows whole seconds only."""
+
 PINGS = 500
 
 
@@ -170,20 +173,20 @@ def tcp(ends: Ends, samples: Samples, seconds: float) -> None:
     samples.add("tcp4", _number(end, "sum_received", "bits_per_second") / 1e9)
 
 
-def udp(ends: Ends, size: int, seconds: float) -> float:
+def udp(ends: Ends, size: int, steps: int) -> float:
     """Datagrams a second at the highest rate that loses no more than LOSS per cent."""
 
     def at(rate: float) -> tuple[float, float]:
         flags = ("-u", "-l", str(size), "-b", str(int(rate * size * 8)))
-        end = iperf(ends, *flags, seconds=seconds)
+        end = iperf(ends, *flags, seconds=UDP_SECONDS)
         packets, lost = _number(end, "sum", "packets"), _number(end, "sum", "lost_percent")
-        return packets * (1 - lost / 100) / seconds, lost if packets else 100.0
+        return packets * (1 - lost / 100) / UDP_SECONDS, lost if packets else 100.0
 
     most, lost = at(0)  # as fast as the sender can
     if lost <= LOSS:
         return most
     low, high, best = 0.1 * most, 1.2 * most, 0.0
-    for _ in range(SEARCH_STEPS):
+    for _ in range(steps):
         rate = (low + high) / 2
         got, lost = at(rate)
         if lost <= LOSS:
@@ -203,13 +206,13 @@ def pings(ends: Ends, samples: Samples) -> None:
 
 
 def measure(
-    ends: Ends, samples: Samples, seconds: float, *, quick: bool, udp_seconds: float = 1.0
+    ends: Ends, samples: Samples, seconds: float, *, quick: bool, steps: int = SEARCH_STEPS
 ) -> None:
     pings(ends, samples)
     tcp(ends, samples, seconds)
     if not quick:
-        samples.add("udp64", udp(ends, 64, udp_seconds) / 1e3)
-        samples.add("udp1400", udp(ends, 1348, udp_seconds) * 1348 * 8 / 1e9)
+        samples.add("udp64", udp(ends, 64, steps) / 1e3)
+        samples.add("udp1400", udp(ends, 1348, steps) * 1348 * 8 / 1e9)
 
 
 # ---- the table

@@ -281,7 +281,7 @@ def collect(
             for row in rows[start:] + rows[:start]:
                 print(f"offloads {'on' if offloads else 'off'}, round {turn + 1}/{rounds}: {row}",
                       file=sys.stderr)  # fmt: skip
-                measure(ends[row], results[row], seconds, quick=quick, udp_seconds=0.5)
+                measure(ends[row], results[row], seconds, quick=quick, steps=4)
     return results
 
 
