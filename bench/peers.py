@@ -57,10 +57,10 @@ class Side:
         path.chmod(mode)
         return path
 
-    def configure(self, device: str) -> None:
-        """Give the program's device its address."""
-        run_in(self.namespace, "ip", "addr", "add", f"{self.inner}/24", "dev", device)
-        run_in(self.namespace, "ip", "link", "set", device, "mtu", str(INNER_MTU), "up")
+    def up(self, device: str) -> str:
+        """The shell's words that give the program's device its address."""
+        address = f"ip addr add {self.inner}/24 dev {device}"
+        return f"{address}; ip link set {device} mtu {INNER_MTU} up"
 
 
 Setup = Callable[[Side, Side], list[list[str]]]
@@ -86,7 +86,7 @@ def wireguard_started(a: Side, b: Side) -> None:
         run_in(side.namespace, "wg", "set", device, "listen-port", "51820", "private-key",
                str(side.directory / "secret"), "peer", keys[other.name], "allowed-ips",
                f"{other.inner}/32", "endpoint", f"{other.underlay}:51820")  # fmt: skip
-        side.configure(device)
+        run_in(side.namespace, "sh", "-c", side.up(device))
 
 
 def fastd(a: Side, b: Side) -> list[list[str]]:
@@ -98,11 +98,13 @@ def fastd(a: Side, b: Side) -> list[list[str]]:
                              f'secret "{said[0]}";').split()  # fmt: skip
         keys[side.name] = said
     for side, other in ((a, b), (b, a)):
+        # One end dials: where both do, they may settle on two different sessions.
+        remote = f"remote {other.underlay}:10000;" if side is b else ""
         side.write("fastd.conf", f"""
             interface "fd{side.name}"; mode tun; method "aes128-gcm"; mtu {INNER_MTU};
             bind {side.underlay}:10000; secret "{keys[side.name][0]}";
-            peer "{other.name}" {{ key "{keys[other.name][1]}";
-                remote {other.underlay}:10000; }}
+            peer "{other.name}" {{ key "{keys[other.name][1]}"; {remote} }}
+            on up "{side.up('$INTERFACE')}";
             """)  # fmt: skip
     return [side.command("fastd", "-c", str(side.directory / "fastd.conf")) for side in (a, b)]
 
@@ -114,6 +116,7 @@ def tinc(a: Side, b: Side) -> list[list[str]]:
                                 f"BindToAddress = {side.underlay} 10655\n")  # fmt: skip
         side.write(f"hosts/{side.name}", f"Address = {side.underlay} 10655\nPort = 10655\n"
                                          f"Subnet = {side.inner}/32\n")  # fmt: skip
+        side.write("tinc-up", f"#!/bin/sh\n{side.up('$INTERFACE')}\n", 0o700)
         run_with(["tincd", "-c", str(side.directory), "-K2048"], "\n\n")
     for side, other in ((a, b), (b, a)):
         shutil.copy(other.directory / "hosts" / other.name, side.directory / "hosts" / other.name)
@@ -173,19 +176,18 @@ def openvpn(a: Side, b: Side) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Program:
-    """``device``: what to configure once it is there, where the program does not by itself."""
+    """``net``: third octet of the inner addresses; ``started``: what else to do once it runs."""
 
     net: int
     needs: tuple[str, ...]
     setup: Setup
-    device: str | None = None
     started: Callable[[Side, Side], None] | None = None
 
 
 PROGRAMS = {
     "wireguard": Program(11, ("wireguard-go", "wg"), wireguard, started=wireguard_started),
-    "fastd": Program(12, ("fastd",), fastd, "fd"),
-    "tinc": Program(13, ("tincd",), tinc, "ti"),
+    "fastd": Program(12, ("fastd",), fastd),
+    "tinc": Program(13, ("tincd",), tinc),
     "nebula": Program(14, ("nebula", "nebula-cert"), nebula),
     "openvpn": Program(15, ("openvpn", "openssl"), openvpn),
 }
@@ -234,10 +236,6 @@ def running(name: str, world: World, directory: Path) -> Iterator[Ends]:
             log.close()
         if program.started is not None:
             program.started(a, b)
-        if program.device is not None:
-            for side in (a, b):
-                wait_for_device(side, program.device + side.name)
-                side.configure(program.device + side.name)
         ends = Ends(a.namespace, b.namespace, b.inner)
         wait_for(
             lambda: (
@@ -309,6 +307,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2, help="of one TCP run")
     parser.add_argument("--rows", default=",".join(ROWS), help="which, comma-separated")
+    parser.add_argument("--offloads", choices=("on", "off", "both"), default="both")
     parser.add_argument("--quick", action="store_true", help="TCP and ping only")
     args = parser.parse_args()
     leave_nothing()
@@ -322,6 +321,8 @@ def main() -> int:
         print(f"needs {', '.join(missing)}: make bench-peers installs them", file=sys.stderr)
         return 2
     for offloads in (False, True):
+        if args.offloads not in ("both", "on" if offloads else "off"):
+            continue
         results = collect(rows, args.rounds, args.seconds, offloads=offloads, quick=args.quick)
         print(table(results, f"Offloads {'on' if offloads else 'off'}"), end="\n\n")
         print(beside_the_best(results), end="\n\n", flush=True)
