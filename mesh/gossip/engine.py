@@ -246,10 +246,20 @@ class Gossip:
         ]
         fit = [item for item in items if not oversized(item.key, item.payload)]
         merged = channel.merge(fit, peer, now)
+        # What we do not believe of the other end, it may not believe of us: both must learn of it.
+        in_vain = {
+            entry.key
+            for entry in merged.rejected
+            if not self._quarantine.is_refused(peer, name, entry.key, stamps.get(entry.key, 0))
+        }
         effects = self._refuse(name, [*rejected, *merged.rejected], stamps, peer)
         # Whoever sent what we know better gets it back: a restarted peer's former record too.
         digest = channel.digest()
-        behind = [item.key for item in fit if digest.get(item.key, -1) > item.stamp]
+        behind = [
+            item.key
+            for item in fit
+            if digest.get(item.key, -1) > item.stamp or (item.key in in_vain and item.key in digest)
+        ]
         if behind:
             self._backlog.owe(peer, name, behind)
             self._flush_by(Instant(now + COALESCE))

@@ -12,6 +12,7 @@ from ipam.ring import Ring, RingId, Slice, encode_slice, sign_slice
 from mesh.clock import Instant
 from mesh.crypto.identity import Identity
 from mesh.gossip.channel import Item
+from tests.sim.gossipers import Room
 
 RANGE = AddressRange.parse("10.32.0.0/24")
 CLUSTER = bytes(range(16))
@@ -148,3 +149,21 @@ def test_order_and_repetition_do_not_matter() -> None:
                 third.merge([item(piece) for piece in changed], ONE.name, T0)
         third.merge([item(piece) for piece in one.slices.values()], ONE.name, T0)
         assert third.slices == one.slices
+
+
+@pytest.mark.parametrize("proposal", range(12))
+def test_of_two_rings_that_meet_both_learn_it(proposal: int) -> None:
+    """protocol.md 6.5: whichever of two slices of one version has the greater stamp."""
+    room = Room()
+    rings = [Ring(ONE, RANGE), Ring(TWO, RANGE)]
+    rings[0].seed(bytes([proposal]) * 16, [ONE.name])
+    rings[1].seed(bytes([proposal + 100]) * 16, [TWO.name])
+    one, two = (room.enter(number, ring) for number, ring in enumerate(rings, 1))
+    room.link(one, two)
+    room.run(120.0)
+    for end in (one, two):
+        assert {entry.reason for entry in end.quarantined} == {"cluster-mismatch"}
+    assert [ring.owner_of(RANGE.start) for ring in rings] == [ONE.name, TWO.name]
+    said = len(one.sent) + len(two.sent)
+    room.run(600.0)
+    assert len(one.sent) + len(two.sent) - said < 120, "they compare, and do not argue for ever"
