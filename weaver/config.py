@@ -54,7 +54,8 @@ class Config:
             raise OperatorError("--liveness-timeout is 1 to 300 seconds", "bad-timeout")
         if self.init_peer_count is not None and not 1 <= self.init_peer_count <= 4096:
             raise OperatorError("--init-peer-count is 1 to 4096", "bad-count")
-        if not 0 < len(self.nickname.encode()) <= 255 or not self.nickname.isprintable():
+        nickname = self.nickname.encode(errors="replace")
+        if not 0 < len(nickname) <= 255 or not self.nickname.isprintable():
             raise OperatorError("--nickname is 1 to 255 printable octets", "bad-nickname")
         if self.seed and self.observer:
             raise OperatorError("--seed and --observer exclude each other", "bad-request")

@@ -36,6 +36,11 @@ CREATE TABLE allocation (
 """
 
 
+DAMAGE = (sqlite3.DatabaseError, ValueError, TypeError, AttributeError, OverflowError)
+"""What reading a file raises that holds other things than were written: SQLite's own checks see
+its pages, not what is in them."""
+
+
 class StoreError(OperatorError):
     """The store cannot be used; its ``reason`` says why, and nothing was overwritten."""
 
@@ -50,8 +55,15 @@ class SqliteStore:
         try:
             # The daemon may take a backlog's commits on a thread; never two at once.
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._open(owner, range)
         except sqlite3.DatabaseError as err:
+            raise explained(path, err) from err
+        try:
+            self._open(owner, range)
+        except StoreError:
+            self._db.close()
+            raise
+        except DAMAGE as err:
+            self._db.close()
             raise explained(path, err) from err
 
     def _open(self, owner: str, range: str) -> None:
@@ -72,19 +84,24 @@ class SqliteStore:
             db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
             return
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
-        if meta.get("owner", b"").decode() != owner:
+        whose, was = (meta.get(key, b"").decode() for key in ("owner", "range"))
+        if whose != owner:
+            raise StoreError(f"{self.path} belongs to the peer {whose!r}", "store-owner")
+        if was != range:
             raise StoreError(
-                f"{self.path} belongs to the peer {meta.get('owner', b'').decode()}", "store-owner"
-            )
-        if meta.get("range", b"").decode() != range:
-            was = meta.get("range", b"").decode()
-            raise StoreError(
-                f"{self.path} holds addresses of {was}, not of {range}; `weaver reset` gives them"
+                f"{self.path} holds addresses of {was!r}, not of {range}; `weaver reset` gives them"
                 " back",
                 "range-changed",
             )
 
     def load(self) -> Stored:
+        """Raises StoreError "store-corrupt"."""
+        try:
+            return self._load()
+        except DAMAGE as err:
+            raise explained(self.path, err) from err
+
+    def _load(self) -> Stored:
         db = self._db
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
         slices = tuple(row[0] for row in db.execute("SELECT octets FROM slice ORDER BY start"))
@@ -137,12 +154,13 @@ class SqliteStore:
         self._db.close()
 
 
-def explained(path: Path, err: sqlite3.DatabaseError) -> StoreError:
-    if isinstance(err, sqlite3.OperationalError):
-        text = str(err)
-        if "disk is full" in text or "database or disk" in text:
-            return StoreError(f"no room to write {path}", "store-full")
-        if "locked" in text:
-            return StoreError(f"{path} is in use by another process", "store-locked")
-        return StoreError(f"cannot use {path}: {text}", "store-unwritable")
+def explained(path: Path, err: Exception) -> StoreError:
+    """What an error of SQLite, or of what came out of it, means to the operator."""
+    code = getattr(err, "sqlite_errorname", "")
+    if code.startswith("SQLITE_FULL"):
+        return StoreError(f"no room to write {path}", "store-full")
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StoreError(f"{path} is in use by another process", "store-locked")
+    if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
+        return StoreError(f"cannot use {path}: {err}", "store-unwritable")
     return StoreError(f"{path} is damaged: {err}", "store-corrupt")

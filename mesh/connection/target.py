@@ -35,7 +35,9 @@ class Target:
         except ValueError:
             number = 0
         allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:%")
-        if not host or len(host) > 253 or not set(host) <= allowed or not 0 < number < 65536:
+        labels = [] if ":" in host else host.removesuffix(".").split(".")
+        fits = 0 < len(host) <= 253 and all(0 < len(label) <= 63 for label in labels)
+        if not fits or not set(host) <= allowed or not 0 < number < 65536:
             raise OperatorError(f"not an address: {text!r}", "bad-address")
         if ":" in host:
             try:

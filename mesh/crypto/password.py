@@ -48,7 +48,10 @@ def derive(id: str, password: str) -> Password:  # the field's word
     """The pre-shared key of a password. Takes about 0.1 s and 64 MiB, on purpose."""
     if not _ID.fullmatch(id):
         raise OperatorError(f"password id {id!r}: 1 to 32 of A-Z a-z 0-9 . _ -", "bad-password")
-    secret = password.encode()
+    try:
+        secret = password.encode()
+    except UnicodeEncodeError as err:
+        raise OperatorError("a password is text in UTF-8", "bad-password") from err
     if not 0 < len(secret) <= MAX_PASSWORD:
         raise OperatorError(f"a password has 1 to {MAX_PASSWORD} octets", "bad-password")
     kdf = Argon2id(

@@ -106,7 +106,7 @@ async def dial(owner: StreamOwner, conn: int, target: Target) -> str | None:
             )
     except TimeoutError:
         return "timed-out"
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # no name at all: an empty label, a long one
         return "name-not-found"
     except ConnectionRefusedError:
         return "connection-refused"

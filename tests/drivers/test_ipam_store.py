@@ -76,6 +76,26 @@ def test_a_corrupt_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "ipam.db").read_bytes() == junk
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE meta SET value = 7 WHERE key = 'owner'",
+        "UPDATE meta SET value = x'ff' WHERE key = 'range'",
+        "INSERT INTO allocation VALUES ('c', 'eth0', 5)",
+        "DROP TABLE slice",
+    ],
+)
+def test_pages_that_are_whole_with_nonsense_in_them(tmp_path: Path, statement: str) -> None:
+    """SQLite's own check finds nothing wrong with these."""
+    opened(tmp_path).close()
+    with sqlite3.connect(tmp_path / "ipam.db") as db:
+        db.execute(statement)
+    db.close()
+    with pytest.raises(StoreError) as caught:
+        opened(tmp_path).load()
+    assert caught.value.reason == "store-corrupt"
+
+
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     opened(tmp_path).close()
     with sqlite3.connect(tmp_path / "ipam.db") as db:

@@ -101,6 +101,9 @@ def test_addresses(text: str, target: Target) -> None:
         "x" * 254,
         "a:-1",
         "fe80::1",
+        "a..b",
+        ".a",
+        "x" * 64,
         "[fe80::1%eth0]:6783",
     ],
 )

@@ -34,7 +34,14 @@ def test_a_password_is_not_printed() -> None:
 
 @pytest.mark.parametrize(
     ("id", "password"),
-    [("", "p"), ("a b", "p"), ("x" * 33, "p"), ("ok", ""), ("ok", "x" * (MAX_PASSWORD + 1))],
+    [
+        ("", "p"),
+        ("a b", "p"),
+        ("x" * 33, "p"),
+        ("ok", ""),
+        ("ok", "x" * (MAX_PASSWORD + 1)),
+        ("ok", "\udcff"),
+    ],
 )
 def test_bad_passwords(id: str, password: str) -> None:
     with pytest.raises(OperatorError) as caught:

@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ipam.drivers.store import explained
+from ipam.drivers.store import DAMAGE, explained
 from mesh.errors import OperatorError
 from weaver.daemon.network import Route, Wiring
 
@@ -16,11 +16,11 @@ EXPOSED = "exposed"
 
 _TABLES = f"""
 BEGIN;
-CREATE TABLE IF NOT EXISTS attachment (
+CREATE TABLE attachment (
     container TEXT, ifname TEXT, row TEXT NOT NULL, PRIMARY KEY (container, ifname)
 );
-CREATE TABLE IF NOT EXISTS fact (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS lease (
+CREATE TABLE fact (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE lease (
     container TEXT, ifname TEXT, network TEXT NOT NULL, PRIMARY KEY (container, ifname)
 );
 PRAGMA user_version={SCHEMA};
@@ -69,26 +69,39 @@ class AttachmentStore:
         self.path = path
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, SCHEMA):
-                raise OperatorError(
-                    f"{path} is of schema {version}, this weaver knows {SCHEMA}", "store-version"
-                )
-            if self._db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-                raise OperatorError(f"{path} is damaged", "store-corrupt")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_TABLES)
         except sqlite3.DatabaseError as err:
             raise explained(path, err) from err
+        try:
+            self._open()
+        except OperatorError:
+            self._db.close()
+            raise
+        except DAMAGE as err:
+            self._db.close()
+            raise explained(path, err) from err
+
+    def _open(self) -> None:
+        db = self._db
+        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA and (tables or version):
+            raise OperatorError(
+                f"{self.path} is of schema {version}, this weaver knows {SCHEMA}", "store-version"
+            )
+        if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise OperatorError(f"{self.path} is damaged", "store-corrupt")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        if not tables:
+            db.executescript(_TABLES)
 
     def load(self) -> dict[Key, Attachment]:
         """Raises OperatorError "store-corrupt"."""
         try:
             rows = self._db.execute("SELECT container, ifname, row FROM attachment").fetchall()
             return {(c, i): _attachment(json.loads(row)) for c, i, row in rows}
-        except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, AttributeError) as err:
-            raise OperatorError(f"{self.path} is damaged: {err}", "store-corrupt") from err
+        except (*DAMAGE, KeyError) as err:
+            raise explained(self.path, err) from err
 
     def put(self, row: Attachment) -> None:
         values = (row.container, row.ifname, json.dumps(asdict(row)))
@@ -100,7 +113,7 @@ class AttachmentStore:
     # ---- addresses given to other plugins' interfaces, by the network they were given for
 
     def leases(self) -> dict[Key, str]:
-        rows = self._db.execute("SELECT container, ifname, network FROM lease").fetchall()
+        rows = self._read("SELECT container, ifname, network FROM lease")
         return {(container, ifname): network for container, ifname, network in rows}
 
     def put_lease(self, key: Key, network: str) -> None:
@@ -113,8 +126,8 @@ class AttachmentStore:
 
     @property
     def exposed(self) -> str | None:
-        row = self._db.execute("SELECT value FROM fact WHERE key = ?", (EXPOSED,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._read("SELECT value FROM fact WHERE key = ?", EXPOSED)
+        return str(rows[0][0]) if rows else None
 
     @exposed.setter
     def exposed(self, cidr: str | None) -> None:
@@ -122,6 +135,12 @@ class AttachmentStore:
             self._write("DELETE FROM fact WHERE key = ?", EXPOSED)
         else:
             self._write("INSERT OR REPLACE INTO fact VALUES (?, ?)", EXPOSED, cidr)
+
+    def _read(self, statement: str, *values: str) -> list[tuple[str, ...]]:
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except DAMAGE as err:
+            raise explained(self.path, err) from err
 
     def _write(self, statement: str, *values: str) -> None:
         try:
