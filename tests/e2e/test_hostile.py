@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_lab import addresses, until_all_pairs, weaver
-from tests.e2e.test_refusals import until
+from tests.e2e.daemons import addresses, site_of, until, until_all_pairs, weaver
 from weaver.lab import kernel
 from weaver.lab.host import Site
 from weaver.lab.lab import Lab
@@ -84,10 +83,6 @@ def lab() -> Iterator[Lab]:
     lab.up(Order(name="hostile", hosts=3, shape=Shape.MESH, pods=1), "x")
     yield lab
     lab.down()
-
-
-def site_of(lab: Lab, name: str) -> Site:
-    return lab.site(lab.plan().host(name))
 
 
 def memory(lab: Lab, name: str) -> int:
@@ -189,17 +184,17 @@ def test_a_full_disk_refuses_and_recovers(lab: Lab) -> None:
         until_all_pairs(lab, known, 15.0)
         filler = state / "filler"
         fill(filler)
-        refused = weaver(lab, "h3", "ipam", "allocate", "more")
+        refused = weaver(site_of(lab, "h3"), "ipam", "allocate", "more")
         assert refused.returncode == 1
         assert "store-full" in refused.stderr, refused.stderr
         assert "Traceback" not in refused.stderr
-        assert weaver(lab, "h3", "connect", "172.31.0.77").returncode == 0
+        assert weaver(site_of(lab, "h3"), "connect", "172.31.0.77").returncode == 0
         until(lambda: site.get("/v1/status")["state_fault"], site.last_words)
         until_all_pairs(lab, known, 10.0)
         filler.unlink()
-        assert weaver(lab, "h3", "forget", "172.31.0.77").returncode == 0
+        assert weaver(site_of(lab, "h3"), "forget", "172.31.0.77").returncode == 0
         until(
-            lambda: weaver(lab, "h3", "ipam", "allocate", "more").returncode == 0,
+            lambda: weaver(site_of(lab, "h3"), "ipam", "allocate", "more").returncode == 0,
             site.last_words,
         )
         assert site.get("/v1/status")["state_fault"] is None

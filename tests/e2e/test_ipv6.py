@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_lab import BACK_WITHIN, addresses, until_all_pairs, weaver
+from tests.e2e.daemons import BACK_WITHIN, addresses, site_of, until_all_pairs, weaver
 from weaver.lab import kernel
 from weaver.lab.lab import Lab
 from weaver.lab.plan import Order, Shape
@@ -40,7 +40,7 @@ def test_pods_talk_through_a_relay(chain: Lab, tmp_path: Path) -> None:
 def test_every_connection_is_over_ipv6_and_every_path_carries_1452_octets(chain: Lab) -> None:
     """protocol.md 10.6: 1,500 less 40 of IPv6 and 8 of UDP."""
     for host in chain.plan().hosts:
-        shown = json.loads(weaver(chain, host.name, "status", "--json").stdout)
+        shown = json.loads(weaver(site_of(chain, host.name), "status", "--json").stdout)
         up = [c["remote"] for c in shown["connections"] if c["state"] == "established"]
         assert up
         assert all(remote.startswith("[fd00:6c61:62::") for remote in up)
@@ -58,10 +58,10 @@ def test_a_relay_killed_and_started_again(chain: Lab) -> None:
 
 
 def test_a_host_is_exposed(chain: Lab) -> None:
-    exposed = weaver(chain, "h2", "expose").stdout.strip().partition("/")[0]
+    exposed = weaver(site_of(chain, "h2"), "expose").stdout.strip().partition("/")[0]
     pod = chain.plan().host("h1").pods[0]
     try:
         ping = ["ping", "-n", "-c", "1", "-W", "3", exposed]
         assert kernel.run(*kernel.inside(pod.namespace, ping))
     finally:
-        assert weaver(chain, "h2", "hide").returncode == 0
+        assert weaver(site_of(chain, "h2"), "hide").returncode == 0

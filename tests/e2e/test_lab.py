@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.daemons import BACK_WITHIN, addresses, site_of, until_all_pairs, weaver
 from weaver.lab import kernel
 from weaver.lab.capture import Tap, capturing, holds, octets_on
 from weaver.lab.lab import Lab
@@ -20,7 +21,6 @@ from weaver.lab.plan import Order, Shape
 from weaver.lab.traffic import send_marked, unreachable_pairs
 
 pytestmark = pytest.mark.e2e
-BACK_WITHIN = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -33,34 +33,13 @@ def chain() -> Iterator[Lab]:
     assert not [n for n in kernel.namespaces() if n.startswith("chaintest")]
 
 
-def addresses(lab: Lab) -> dict[str, str]:
-    return {p["name"]: p["address"] for h in lab.status()["hosts"] for p in h["pods"]}
-
-
-def weaver(lab: Lab, host: str, *args: str) -> subprocess.CompletedProcess[str]:
-    site = lab.site(lab.plan().host(host))
-    command = [sys.executable, "-m", "weaver", "--socket", str(site.socket), *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-
-
-def until_all_pairs(lab: Lab, known: dict[str, str], within: float) -> float:
-    """Seconds until every pod pings every other; fails when that takes too long."""
-    began = time.monotonic()
-    while True:
-        lost = unreachable_pairs(lab.plan(), known)
-        took = time.monotonic() - began
-        if not lost:
-            return took
-        assert took < within, f"after {took:.0f} s still lost: {lost}"
-
-
 def test_the_ends_of_a_chain_talk_and_no_link_carries_it_in_clear(
     chain: Lab, tmp_path: Path
 ) -> None:
     plan, known = chain.plan(), addresses(chain)
     near, far = plan.host("h1").pods[0], plan.host("h3").pods[0]
     assert unreachable_pairs(plan, known) == []
-    links = json.loads(weaver(chain, "h1", "status", "links", "--json").stdout)
+    links = json.loads(weaver(site_of(chain, "h1"), "status", "links", "--json").stdout)
     link = next(row for row in links if row["nickname"] == "h3")
     assert (link["state"], link["hops"]) == ("relayed", 2)
     taps = [
@@ -88,7 +67,7 @@ def test_the_relay_does_not_hold_the_payload_in_memory(chain: Lab, tmp_path: Pat
 
 
 def worker_pid(lab: Lab, host: str) -> int:
-    return int(json.loads(weaver(lab, host, "status", "--json").stdout)["worker"]["pid"])
+    return int(json.loads(weaver(site_of(lab, host), "status", "--json").stdout)["worker"]["pid"])
 
 
 def in_memory(pid: int, marker: bytes) -> bool:
@@ -123,7 +102,7 @@ def test_killed_hosts_come_back_as_they_were(chain: Lab, names: list[str]) -> No
 
 
 def name_of(lab: Lab, host: str) -> str:
-    return str(json.loads(weaver(lab, host, "status", "--json").stdout)["us"]["name"])
+    return str(json.loads(weaver(site_of(lab, host), "status", "--json").stdout)["us"]["name"])
 
 
 def test_a_dead_worker_is_started_again_and_the_mesh_says_why(chain: Lab) -> None:
@@ -131,7 +110,7 @@ def test_a_dead_worker_is_started_again_and_the_mesh_says_why(chain: Lab) -> Non
     os.kill(pid, signal.SIGKILL)
     until_all_pairs(chain, known, BACK_WITHIN)
     assert worker_pid(chain, "h2") != pid
-    report = json.loads(weaver(chain, "h2", "report").stdout)
+    report = json.loads(weaver(site_of(chain, "h2"), "report").stdout)
     assert report["worker"]["restarts"] >= 1
     assert "worker-died" in report["counters"]
 
@@ -141,7 +120,7 @@ def test_devices_deleted_under_the_daemon_are_made_anew(chain: Lab) -> None:
     for device in ("weave", "weave-sleeve"):
         kernel.run("ip", "-n", namespace, "link", "del", device)
         until_all_pairs(chain, known, BACK_WITHIN)
-    assert "tap-gone" in json.loads(weaver(chain, "h2", "report").stdout)["counters"]
+    assert "tap-gone" in json.loads(weaver(site_of(chain, "h2"), "report").stdout)["counters"]
 
 
 def test_a_cut_wire_is_noticed_and_healed(chain: Lab) -> None:
@@ -156,25 +135,25 @@ def test_a_cut_wire_is_noticed_and_healed(chain: Lab) -> None:
 
 
 def link_state(lab: Lab, peer: str) -> str:
-    links = json.loads(weaver(lab, "h1", "status", "links", "--json").stdout)
+    links = json.loads(weaver(site_of(lab, "h1"), "status", "links", "--json").stdout)
     return next((str(row["state"]) for row in links if row["nickname"] == peer), "down")
 
 
 def test_commands_and_exit_codes(chain: Lab) -> None:
-    assert "ready" in weaver(chain, "h1", "status").stdout
+    assert "ready" in weaver(site_of(chain, "h1"), "status").stdout
     for part in ("peers", "connections", "targets", "ipam", "links", "routes"):
-        assert weaver(chain, "h1", "status", part).returncode == 0
-        json.loads(weaver(chain, "h1", "status", part, "--json").stdout)
-    assert weaver(chain, "h1", "detach", "nobody").returncode == 4
-    assert weaver(chain, "h1", "connect", "not an address").returncode == 1
-    assert weaver(chain, "h1", "ipam", "reclaim", "h2").returncode == 1
-    listed = json.loads(weaver(chain, "h1", "ps", "--json").stdout)
+        assert weaver(site_of(chain, "h1"), "status", part).returncode == 0
+        json.loads(weaver(site_of(chain, "h1"), "status", part, "--json").stdout)
+    assert weaver(site_of(chain, "h1"), "detach", "nobody").returncode == 4
+    assert weaver(site_of(chain, "h1"), "connect", "not an address").returncode == 1
+    assert weaver(site_of(chain, "h1"), "ipam", "reclaim", "h2").returncode == 1
+    listed = json.loads(weaver(site_of(chain, "h1"), "ps", "--json").stdout)
     assert len(listed) == 1
-    exposed = weaver(chain, "h2", "expose").stdout.strip()
+    exposed = weaver(site_of(chain, "h2"), "expose").stdout.strip()
     pod = chain.plan().host("h1").pods[0]
     ping = ["ping", "-n", "-c", "1", "-W", "3", exposed.partition("/")[0]]
     assert kernel.run(*kernel.inside(pod.namespace, ping))
-    assert weaver(chain, "h2", "hide").returncode == 0
+    assert weaver(site_of(chain, "h2"), "hide").returncode == 0
 
 
 def test_no_daemon_is_exit_code_3() -> None:
@@ -190,15 +169,17 @@ def test_reset_hands_the_space_over_and_leaves_nothing(tmp_path: Path) -> None:
     try:
         lab.up(Order(name="resettest", hosts=2, shape=Shape.MESH, pods=1), "x")
         site = lab.site(lab.plan().host("h2"))
-        state = json.loads(weaver(lab, "h2", "status", "--json").stdout)
-        done = weaver(lab, "h2", "reset")
+        state = json.loads(weaver(site_of(lab, "h2"), "status", "--json").stdout)
+        done = weaver(site_of(lab, "h2"), "reset")
         assert done.returncode == 0, done.stderr
         assert "handed over" in done.stdout
-        assert not site.socket.exists() or "no weaver" in weaver(lab, "h2", "status").stderr
+        assert (
+            not site.socket.exists() or "no weaver" in weaver(site_of(lab, "h2"), "status").stderr
+        )
         host = lab.plan().host("h2")
         shown = kernel.run("ip", "-n", host.namespace, "-o", "link")
         assert "weave" not in shown
-        ipam = json.loads(weaver(lab, "h1", "status", "ipam", "--json").stdout)
+        ipam = json.loads(weaver(site_of(lab, "h1"), "status", "ipam", "--json").stdout)
         assert [share["nickname"] for share in ipam["shares"]] == ["h1"]
         assert state["us"]["name"]
     finally:

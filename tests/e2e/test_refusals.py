@@ -10,24 +10,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.e2e.daemons import established, started, until, weaver
 from weaver.lab import kernel
 from weaver.lab.host import Site
 from weaver.lab.lab import Lab
 from weaver.lab.plan import Order, Shape
-from weaver.lab.processes import Process, kill, with_children
 
 pytestmark = pytest.mark.e2e
-
-WITHIN = 15.0
-"""Seconds until both ends must say why: an attempt, and one more after its back-off."""
 
 
 @pytest.fixture(scope="module")
@@ -41,39 +35,18 @@ def pair() -> Iterator[Lab]:
     lab.down()
 
 
-@contextmanager
-def started(lab: Lab, *options: str, targets: tuple[str, ...] | None = None) -> Iterator[Site]:
-    """h2 with other options than the lab's."""
-    h1, h2, *_ = lab.plan().hosts
-    site = lab.site(h2)
-    process = site.launch([h1.underlay] if targets is None else targets, 2, options)
-    try:
-        until(lambda: site.get("/v1/status") is not None, site.last_words)
-        yield site
-    finally:
-        stop(process)
-
-
-def stop(process: Process) -> None:
-    kill(with_children(process))
-
-
-def until(happened: Any, explain: Any) -> None:
-    deadline = time.monotonic() + WITHIN
-    while not happened():
-        assert time.monotonic() < deadline, explain()
-        time.sleep(0.1)
-
-
 def refusals(site: Site) -> set[str]:
     return {c["reason"] for c in site.get("/v1/connections") or () if c["state"] != "established"}
 
 
+def sees(site: Site, reason: str) -> None:
+    until(lambda: reason in refusals(site), lambda: refusals(site))
+
+
 def seen_on_both(lab: Lab, other: Site, reason: str) -> None:
-    here = lab.site(lab.plan().host("h1"))
-    for site in (here, other):
-        until(lambda site=site: reason in refusals(site), lambda site=site: refusals(site))
-        until(lambda site=site: f"reason={reason}" in site.log.read_text(), site.last_words)
+    for site in (lab.site(lab.plan().host("h1")), other):
+        sees(site, reason)
+        assert f"reason={reason}" in site.log.read_text()
     (row,) = [c for c in other.get("/v1/connections") if c["reason"] == reason][:1]
     assert row["explanation"], "what to do about it"
 
@@ -93,9 +66,7 @@ def test_the_limit_of_connections(pair: Lab, tmp_path: Path) -> None:
     third = pair.site(pair.plan().host("h3"))
     with started(pair, password(tmp_path, "x\n"), "--conn-limit=1") as site:
         for end in (site, third):
-            until(
-                lambda end=end: "connection-limit" in refusals(end), lambda end=end: refusals(end)
-            )
+            sees(end, "connection-limit")
         assert len(established(site)) == 1
 
 
@@ -106,9 +77,9 @@ def test_a_wrong_password(pair: Lab, tmp_path: Path) -> None:
 
 def test_no_password_where_one_is_needed(pair: Lab) -> None:
     with started(pair) as site:
-        until(lambda: "password-missing" in refusals(site), lambda: refusals(site))
+        sees(site, "password-missing")
         here = pair.site(pair.plan().host("h1"))
-        until(lambda: "password-unexpected" in refusals(here), lambda: refusals(here))
+        sees(here, "password-unexpected")
 
 
 def test_passwords_without_an_id_in_common(pair: Lab, tmp_path: Path) -> None:
@@ -184,7 +155,7 @@ def test_rings_that_do_not_fit(pair: Lab, tmp_path: Path, options: list[str], re
         theirs = weaver(site, "ipam", "allocate", "theirs")
         assert theirs.returncode == 0, theirs.stderr
         for end in (here, site):
-            until(lambda end=end: reason in quarantined(end), lambda end=end: quarantined(end))
+            quarantines(end, reason)
             assert reason in weaver(end, "status").stdout
         until(lambda: len(established(site)) == 2, site.last_words)
         h1, h3 = (host for host in pair.plan().hosts if host.name != "h2")
@@ -193,17 +164,12 @@ def test_rings_that_do_not_fit(pair: Lab, tmp_path: Path, options: list[str], re
     assert weaver(here, "ipam", "allocate", "kept").stdout == kept
 
 
+def quarantines(site: Site, reason: str) -> None:
+    until(lambda: reason in quarantined(site), lambda: quarantined(site))
+
+
 def quarantined(site: Site) -> set[str]:
     return {e["reason"] for c in site.get("/v1/channels") or () for e in c["quarantine"]}
-
-
-def established(site: Site) -> list[dict[str, Any]]:
-    return [c for c in site.get("/v1/connections") or () if c["state"] == "established"]
-
-
-def weaver(site: Site, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "weaver", "--socket", str(site.socket), *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
 
 
 def test_an_interrupted_demo_leaves_nothing() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_refusals import established, started, until
+from tests.e2e.daemons import established, started, until
 from weaver.lab.host import Site
 from weaver.lab.lab import Lab
 from weaver.lab.plan import Order, Shape
