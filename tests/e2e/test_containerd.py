@@ -91,7 +91,7 @@ class Containerd:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as ctr:
             try:
                 wait_for(
-                    lambda: ctr.poll() is not None or self.execute(name, "true").returncode == 0,
+                    lambda: ctr.poll() is not None or self.started(name),
                     f"{name} does not run",
                 )
                 assert ctr.poll() is None, ctr.communicate()[0]
@@ -101,14 +101,23 @@ class Containerd:
                 out, _ = ctr.communicate(timeout=DEADLINE)
         assert b"CNI" not in out, out
 
+    def started(self, name: str) -> bool:
+        """Whether a container's own process runs.
+
+        A command can be executed in it before: in a task created but not started, which the
+        network is still being made for.
+        """
+        tasks = (line.split() for line in self._ctr("tasks", "list").stdout.splitlines())
+        return any(task[0] == name and task[-1] == "RUNNING" for task in tasks if task)
+
     def execute(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in a container."""
         return self._ctr("tasks", "exec", "--exec-id", f"x{time.monotonic_ns()}", name, *command)
 
     def address(self, name: str) -> str:
-        shown = self.execute(name, "ip", "-4", "addr", "show", "eth0").stdout
-        found = re.search(r"inet (\S+)/12", shown)
-        assert found is not None, shown
+        shown = self.execute(name, "ip", "-4", "addr", "show", "eth0")
+        found = re.search(r"inet (\S+)/12", shown.stdout)
+        assert found is not None, shown.stdout + shown.stderr
         return found[1]
 
     def _ctr(self, *args: str) -> subprocess.CompletedProcess[str]:
