@@ -4,6 +4,9 @@ Who drives it: the worker's receiver. Records that came in one run are opened wh
 (``record``); any other datagram comes by itself (``datagram``) and is put together first. Called
 for every record, so this calls ``deliver`` and ``send`` and makes no effect objects.
 
+What may be said by whom is looked up once for all datagrams that begin with the same octets: a
+*way* is kept until a table changes, and a datagram that no way leads for is refused by its header.
+
 Invariants: nothing is kept of a datagram before its tag was found right; a record is delivered
 only if it is authentic, and no number of an epoch is delivered twice. No octets whatever raise.
 """
@@ -20,28 +23,48 @@ from mesh.link.broadcast import Broadcasts
 from mesh.link.drops import Drop
 from mesh.link.peers import Peer, Peers, RxEpoch
 from mesh.link.reassembly import Reassembly
-from mesh.link.records import Envelope, broadcast_record, frames_in
+from mesh.link.records import LEAST_FRAME, Envelope, broadcast_record, frames_in
 from mesh.link.slotsize import SlotSize
 from mesh.names import ShortID
 from mesh.wire.sleeve import (
     DATA,
+    FRAME_LENGTH,
     HEADER,
     HEADER_SIZE,
+    INDEX_AT,
     KINDS,
     MAX_DATAGRAMS,
     MAX_PLAIN,
     PLAIN,
     PREFIX,
+    SEQ_AT,
     TAG_SIZE,
+    TOTAL_AT,
     VNET_SIZE,
-    nonce,
+    WAY_SIZE,
 )
-
-Head = tuple[int, int, int, int, int]
-"""(kind, source, epoch, tag, sequence number)."""
 
 Control = Callable[[int, Peer, bytes, bytes, int], None]
 """(kind, peer, body, socket address it came from, octets of the datagram)."""
+
+MAX_WAYS = 4096
+"""Remembered at the most; there is one for each worker, epoch, kind and hop count that is used."""
+
+_NONCE_HEAD = bytes(4)
+
+
+class Way:
+    """What is the same for all datagrams that begin with the same WAY_SIZE octets."""
+
+    __slots__ = ("aad", "epoch", "has_frames", "open", "peer", "window")
+
+    def __init__(self, peer: Peer, rx: RxEpoch | None, head: bytes) -> None:
+        kind, _, src, dst, epoch, tag = PREFIX.unpack_from(head)
+        self.peer, self.epoch = peer, epoch
+        self.has_frames = kind in (DATA, PLAIN)
+        self.aad = PREFIX.pack(kind, 0, src, dst, epoch, tag)
+        self.open = None if rx is None else rx.aead.decrypt_into
+        self.window = None if rx is None else rx.window(head[SEQ_AT])
 
 
 class Inbound:
@@ -61,22 +84,46 @@ class Inbound:
         self._deliver, self._send, self._control = deliver, send, control
         self._reassembly = Reassembly()
         self._plain = memoryview(bytearray(MAX_PLAIN))
+        self._ways: dict[bytes, Way] = {}
+        self._version = peers.version
         self.wanted: int | None = None
         """The slot size that would suit what comes better than the present one."""
         self.frames = self.octets = 0
 
+    def ways(self) -> dict[bytes, Way]:
+        """What was found out since a table last changed; good until the next message is applied."""
+        if self._version != self._peers.version:
+            self._version = self._peers.version
+            self._ways.clear()
+        return self._ways
+
+    def way(self, head: bytes) -> Way | None:
+        """Who a datagram with these first octets is from and the key it must open with; None, and
+        counted, when it has no business here."""
+        ways = self.ways()
+        key = head[:WAY_SIZE]
+        way = ways.get(key)
+        if way is None:
+            way = self._admit(head)
+            if way is not None:
+                if len(ways) >= MAX_WAYS:
+                    ways.clear()
+                ways[key] = way
+        return way
+
     def datagram(self, data: bytes, source: bytes, now: Instant) -> None:
         """Any datagram for us: put aside until its record is whole, or opened at once."""
         peers = self._peers
-        kind, _, src, dst, epoch, tag, seq, index, total, _ = HEADER.unpack_from(data)
+        index, total = data[INDEX_AT], data[TOTAL_AT]
         if not 0 < total <= MAX_DATAGRAMS or index >= total:
             peers.drop(Drop.MALFORMED)
             return
-        head = (kind, src, epoch, tag, seq)
-        admitted = self._admit(head)
-        if admitted is None:
+        way = self.way(data)
+        if way is None:
             return
-        if admitted[1] is not None and admitted[1].seen.saw(seq):
+        number = data[SEQ_AT:INDEX_AT]
+        seq = int.from_bytes(number, "big")
+        if way.window is not None and way.window.saw(seq):
             # Nothing of it is kept or opened; only what is authentic moves the window.
             peers.drop(Drop.REPLAYED)
             return
@@ -84,30 +131,26 @@ class Inbound:
         if total > 1:
             if index + 1 < total:
                 self.wanted = self._sizes.saw(len(piece)) or self.wanted
-            key = (ShortID(src), epoch, seq)
+            key = (way.peer.short_id, way.epoch, seq)
             whole = self._reassembly.add(key, index, total, piece, now)
             if whole is None:
                 return
             piece = whole
-        opened = self._open(admitted, head, dst, memoryview(piece))
+        opened = self._open(way, number, memoryview(piece))
         if opened is None:
             peers.drop(Drop.UNAUTHENTIC)
-        elif kind not in (DATA, PLAIN):
-            if self._is_new(admitted, seq):
-                self._control(kind, admitted[0], bytes(opened), source, len(data))
-        else:
-            self._accept(admitted, seq, opened, now)
+        elif way.has_frames:
+            self._accept(way, seq, opened, now)
+        elif self._is_new(way, seq):
+            self._control(data[0], way.peer, bytes(opened), source, len(data))
 
-    def record(self, head: Head, dst: int, data: memoryview, now: Instant) -> bool:
-        """A whole DATA or PLAIN record as it lies; False where it must be taken piece by piece:
-        when it does not open, something foreign may lie in its midst."""
-        admitted = self._admit(head, count=False)
-        if admitted is None:
-            return False
-        opened = self._open(admitted, head, dst, data)
+    def record(self, way: Way, number: bytes, data: memoryview, now: Instant) -> bool:
+        """A whole record of frames as it lies, its number as it came; False where it must be taken
+        piece by piece: when it does not open, something foreign may lie in its midst."""
+        opened = self._open(way, number, data)
         if opened is None:
             return False
-        self._accept(admitted, head[4], opened, now)
+        self._accept(way, int.from_bytes(number, "big"), opened, now)
         return True
 
     def age(self, now: Instant) -> None:
@@ -124,9 +167,8 @@ class Inbound:
 
     # ---- inside
 
-    def _admit(self, head: Head, *, count: bool = True) -> tuple[Peer, RxEpoch | None] | None:
-        """Who a record is from and the key it must open with; None when it has no business."""
-        kind, src, epoch, tag, _ = head
+    def _admit(self, head: bytes) -> Way | None:
+        kind, _, src, _, epoch, tag, *_ = HEADER.unpack_from(head)
         peers = self._peers
         peer = peers.peers.get(ShortID(src))
         rx = None
@@ -144,48 +186,45 @@ class Inbound:
         elif rx.tag != tag:
             reason = Drop.WRONG_TAG
         if reason is not None:
-            if count:
-                peers.drop(reason)
+            peers.drop(reason)
             return None
         assert peer is not None
-        return peer, rx
+        return Way(peer, rx, head)
 
-    def _open(
-        self, admitted: tuple[Peer, RxEpoch | None], head: Head, dst: int, data: memoryview
-    ) -> memoryview | None:
+    def _open(self, way: Way, number: bytes, data: memoryview) -> memoryview | None:
         """The payload of a record, None when it is not authentic."""
-        rx = admitted[1]
-        if rx is None:
+        if way.open is None:
             return data
-        kind, src, epoch, tag, seq = head
         length = len(data) - TAG_SIZE
         if not 0 <= length <= MAX_PLAIN:
             return None
         plain = self._plain[:length]
         try:
-            aad = PREFIX.pack(kind, 0, src, dst, epoch, tag)
-            rx.aead.decrypt_into(nonce(seq), data, aad, plain)
+            way.open(_NONCE_HEAD + number, data, way.aad, plain)
         except InvalidTag:
             return None
         return plain
 
-    def _is_new(self, admitted: tuple[Peer, RxEpoch | None], seq: int) -> bool:
+    def _is_new(self, way: Way, seq: int) -> bool:
         """Only for what is authentic: a forger could move the window."""
-        rx = admitted[1]
-        if rx is None or rx.seen.accept(seq):
+        if way.window is None or way.window.accept(seq):
             return True
         self._peers.drop(Drop.REPLAYED)
         return False
 
-    def _accept(
-        self, admitted: tuple[Peer, RxEpoch | None], seq: int, plain: memoryview, now: Instant
-    ) -> None:
+    def _accept(self, way: Way, seq: int, plain: memoryview, now: Instant) -> None:
         """An authentic record of frames."""
-        if not self._is_new(admitted, seq):
+        if not self._is_new(way, seq):
             return
-        peer = admitted[0]
-        peer.rx_octets += len(plain)
+        peer = way.peer
+        size = len(plain)
+        peer.rx_octets += size
         peer.rx_whole += 1
+        if size >= FRAME_LENGTH.size + LEAST_FRAME:
+            (length,) = FRAME_LENGTH.unpack_from(plain)
+            if length == size - FRAME_LENGTH.size:  # one frame, as records of super-frames have
+                self._to_pods(peer.short_id, plain[FRAME_LENGTH.size :], now)
+                return
         try:
             for envelope, frame in frames_in(plain):
                 if envelope is None:

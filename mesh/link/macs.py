@@ -24,6 +24,8 @@ class MacTable:
         self._seen: dict[bytes, Instant] = {}
         self.touched: set[bytes] = set()
         """Known addresses seen since the last ``age``: the fast path only adds to it."""
+        self.version = 0
+        """Changes whenever ``places`` does."""
 
     def learn(self, mac: bytes, place: ShortID, now: Instant) -> None:
         """A frame came from this address: group addresses are nobody's."""
@@ -32,7 +34,9 @@ class MacTable:
         if mac not in self.places and len(self.places) >= MAX_MACS:
             oldest = next(iter(self._seen))
             del self.places[oldest], self._seen[oldest]
-        self.places[mac] = place
+        if self.places.get(mac) != place:
+            self.places[mac] = place
+            self.version += 1
         # Re-inserted at the end, so that the first is always the one not seen for longest.
         self._seen.pop(mac, None)
         self._seen[mac] = now
@@ -41,6 +45,7 @@ class MacTable:
         """The peer is gone, or another has its short ID."""
         for mac in [m for m, p in self.places.items() if p == place]:
             del self.places[mac], self._seen[mac]
+            self.version += 1
 
     def age(self, now: Instant) -> None:
         """Call it every second or so."""
@@ -52,3 +57,4 @@ class MacTable:
             if now - seen < AGE:
                 return
             del self.places[mac], self._seen[mac]
+            self.version += 1

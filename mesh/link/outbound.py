@@ -22,7 +22,7 @@ from mesh.link import icmp
 from mesh.link.allowance import Allowance
 from mesh.link.broadcast import Broadcasts
 from mesh.link.drops import Drop
-from mesh.link.frames import packet_size, with_checksum
+from mesh.link.frames import ETHERNET, packet_size, with_checksum
 from mesh.link.macs import LOCAL
 from mesh.link.peers import Peer, Peers
 from mesh.link.records import LEAST_FRAME, broadcast_record, unicast_record
@@ -34,6 +34,9 @@ ERRORS_PER_SECOND = 100
 FLOODS_PER_SECOND = 1_000
 """Frames to unknown addresses that are copied to every peer. ARP makes an address known before
 anything is sent to it; more than this is a scan, and a scan times the peers is a storm."""
+
+MAX_PAIRS = 4_096
+"""Pairs of addresses whose peer is remembered."""
 
 _NOBODY = bytes(6)
 
@@ -50,24 +53,31 @@ class Outbound:
     ) -> None:
         self._peers, self._broadcasts = peers, broadcasts
         self._send, self._write = send, write
+        self._pairs: dict[bytes, Peer] = {}
+        self._pairs_of = (-1, -1)
         self._errors = Allowance(ERRORS_PER_SECOND)
         self._floods = Allowance(FLOODS_PER_SECOND)
 
     def refill(self) -> None:
         """Call it once a second."""
+        self._pairs.clear()  # so that the sources of what goes on are seen to be alive
         self._errors.refill()
         self._floods.refill()
 
     def destination(self, buffer: bytearray, at: int, size: int, now: Instant) -> Peer | None:
         """The one peer that the frame at ``at`` is for; None when it was dealt with here."""
-        peers = self._peers
+        peers, macs = self._peers, self._peers.macs
         if peers.us is None or size < LEAST_FRAME:
             peers.drop(Drop.NOT_CONFIGURED if peers.us is None else Drop.MALFORMED)
             return None
         frame = at + VNET_SIZE
-        target = bytes(buffer[frame : frame + 6])
-        source = bytes(buffer[frame + 6 : frame + 12])
-        macs = peers.macs
+        pair = bytes(buffer[frame : frame + 12])
+        peer = self._pairs.get(pair)
+        if peer is not None and self._pairs_of == (peers.version, macs.version):
+            packet = size - VNET_SIZE - ETHERNET
+            if packet <= peer.mtu or packet_size(buffer, at, size) <= peer.mtu:
+                return peer
+        target, source = pair[:6], pair[6:]
         if macs.places.get(source) == LOCAL:
             macs.touched.add(source)
         elif source[0] & 1 or source == _NOBODY:
@@ -79,6 +89,7 @@ class Outbound:
         peer = None if place is None else peers.peers.get(place)
         if peer is not None:
             if packet_size(buffer, at, size) <= peer.mtu:
+                self._remember(pair, peer)
                 return peer
             self._too_big(bytes(buffer[at : at + size]), peer.mtu, (peer,))
         elif place == LOCAL:
@@ -86,6 +97,14 @@ class Outbound:
         else:
             self._spread(bytes(buffer[at : at + size]))
         return None
+
+    def _remember(self, pair: bytes, peer: Peer) -> None:
+        """Frames from this source to this destination go to that peer, until a table changes."""
+        versions = (self._peers.version, self._peers.macs.version)
+        if self._pairs_of != versions or len(self._pairs) >= MAX_PAIRS:
+            self._pairs.clear()
+            self._pairs_of = versions
+        self._pairs[pair] = peer
 
     def _spread(self, whole: bytes) -> None:
         """To more than one: a group address's along our tree, an unknown address's to each alone.

@@ -3,8 +3,10 @@
 Who drives it: the sleeve worker, by the daemon's messages (``mesh.wire.worker``).
 
 Invariants: no key seals two records under one number, whatever is installed how often: every
-sending epoch begins to count above all numbers this worker has used for retired ones. Whatever
-names a short ID that was dropped is gone with it, but for the trees, which name origins only.
+sending epoch begins to count above all numbers this worker has used for retired ones, within a
+lane that no other worker of this host has. Whatever names a short ID that was dropped is gone with
+it, but for the trees, which name origins only. ``version`` changes with every change of a table,
+so whoever remembers what follows from them knows when to forget it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from mesh.link.recordsize import RecordSize
 from mesh.link.replay import ReplayWindow
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire import worker as w
-from mesh.wire.sleeve import PREFIX
+from mesh.wire.sleeve import LANE_SHIFT, PREFIX
 
 MAX_EPOCHS = 8
 """Epochs held for one peer: the active one, the next, the last, and some that were given up."""
@@ -28,9 +30,17 @@ MAX_EPOCHS = 8
 
 @dataclass(slots=True)
 class RxEpoch:
+    """``windows``: a replay window for each of the sender's lanes, which count by themselves."""
+
     aead: AESGCM
     tag: int
-    seen: ReplayWindow = field(default_factory=ReplayWindow)
+    windows: dict[int, ReplayWindow] = field(default_factory=dict)
+
+    def window(self, lane: int) -> ReplayWindow:
+        window = self.windows.get(lane)
+        if window is None:
+            window = self.windows[lane] = ReplayWindow()
+        return window
 
 
 @dataclass(slots=True)
@@ -77,9 +87,11 @@ class Route:
 
 
 class Peers:
-    """Tables and nothing else: no clock, no socket."""
+    """Tables and nothing else: no clock, no socket. ``lane``: which of its host's workers it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, lane: int = 0) -> None:
+        self._first = lane << LANE_SHIFT
+        self.version = 0
         self.us: ShortID | None = None
         self.mtu = 1420
         self.encrypted = True
@@ -89,11 +101,12 @@ class Peers:
         self.trees: dict[ShortID, tuple[ShortID, ...]] = {}
         self.macs = MacTable()
         self.drops: Counter[str] = Counter()
-        self._used = 0
+        self._used = self._first
         """The highest number a retired sending epoch came to."""
 
     def apply(self, message: w.ToWorker) -> w.FromWorker | None:
         """Do as the daemon says; the answer, where one is due."""
+        self.version += 1
         match message:
             case w.Configure(short_id, _, mtu, encrypted):
                 self.us, self.mtu, self.encrypted = short_id, mtu, encrypted
@@ -148,7 +161,7 @@ class Peers:
             peer.mtu = mtu
             return
         self._drop_peer(short_id)
-        self.peers[short_id] = Peer(short_id, name, mtu)
+        self.peers[short_id] = Peer(short_id, name, mtu, plain_seq=self._first)
 
     def _drop_peer(self, short_id: ShortID) -> None:
         peer = self.peers.pop(short_id, None)

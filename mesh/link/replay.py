@@ -1,6 +1,7 @@
 """Which sequence numbers were accepted: a sliding window (docs/protocol.md 10.4).
 
-Source: RFC 6479's idea, on one integer: Python's are as wide as the window.
+Source: RFC 6479's idea, a ring that is never shifted, with an octet for a number: the commonest
+step, to the next number, is one store whatever the window's size.
 """
 
 from __future__ import annotations
@@ -8,32 +9,52 @@ from __future__ import annotations
 WINDOW = 8192
 """Records that may overtake each other. At 64 KiB a record that is half a gigabyte in flight."""
 
-_MASK = (1 << WINDOW) - 1
+_MASK = WINDOW - 1
 
 
 class ReplayWindow:
     """Invariant: ``accept`` returns True at most once for each number."""
 
-    __slots__ = ("_bits", "_top")
+    __slots__ = ("_seen", "_top")
 
     def __init__(self) -> None:
         self._top = 0
-        self._bits = 0
+        self._seen = bytearray()
+        """By number modulo WINDOW, for the WINDOW numbers up to the top; made at first use."""
 
     def saw(self, number: int) -> bool:
         """Whether ``accept`` would refuse this number; remembers nothing."""
         behind = self._top - number
-        return behind >= WINDOW or (behind >= 0 and bool(self._bits >> behind & 1))
+        return behind >= WINDOW or (
+            behind >= 0 and bool(self._seen) and bool(self._seen[number & _MASK])
+        )
 
     def accept(self, number: int) -> bool:
         """Whether this number is new and not too old; remembers it. Call it only for what is
         authentic: a forger could move the window."""
-        if self.saw(number):
-            return False
+        seen = self._seen
         ahead = number - self._top
-        if ahead <= 0:
-            self._bits |= 1 << -ahead
-            return True
-        self._top = number
-        self._bits = 1 if ahead >= WINDOW else ((self._bits << ahead) | 1) & _MASK
+        if ahead != 1 or not seen:
+            if ahead <= 0 and self.saw(number):
+                return False
+            if not seen:
+                self._seen = seen = bytearray(WINDOW)
+            if ahead > 1:
+                self._forget(number, ahead)
+        if ahead > 0:
+            self._top = number
+        seen[number & _MASK] = 1
         return True
+
+    def _forget(self, number: int, ahead: int) -> None:
+        """Numbers between the top and this one were not seen: their places hold older ones."""
+        seen = self._seen
+        if ahead >= WINDOW:
+            seen[:] = bytes(WINDOW)
+            return
+        first, last = (self._top + 1) & _MASK, number & _MASK
+        if first <= last:
+            seen[first:last] = bytes(last - first)
+        else:
+            seen[first:] = bytes(WINDOW - first)
+            seen[:last] = bytes(last)

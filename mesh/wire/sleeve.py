@@ -8,7 +8,8 @@ A record is one sealed run of frames, cut into datagrams that fit the path::
     +------+------+-------+-------+-------+------+--------+-------+-------+----------+---------+
 
 All datagrams of a record but the last have the same size. ``seq`` counts the records sent under
-one epoch and is the nonce; everything before it, with hops as zero, is the additional data.
+one epoch and is the nonce; everything before it, with hops as zero, is the additional data. Its
+first octet is the lane: which of the sending host's workers counts there.
 
 The payload of a DATA or PLAIN record, before sealing, is frames one after another::
 
@@ -33,8 +34,15 @@ HEADER_SIZE = HEADER.size
 PREFIX = Struct("!BBHHHI")
 """kind, hops, src, dst, epoch, tag."""
 
-SEQ_AT, INDEX_AT, TOTAL_AT = 12, 20, 21
+DST_AT, EPOCH_AT, SEQ_AT, INDEX_AT, TOTAL_AT = 4, 6, 12, 20, 21
 """Where these fields begin."""
+
+LANE_SHIFT = 56
+"""Bits of ``seq`` below its lane."""
+
+WAY_SIZE = SEQ_AT + 1
+"""The first octets, lane included: the same for all that one worker sends another under one
+epoch over one path."""
 
 TAG_SIZE = 16
 HOP_LIMIT = 16

@@ -22,7 +22,16 @@ from mesh.link.records import broadcast_record, frames_in, next_number, seal, un
 from mesh.link.slotsize import SlotSize
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire import worker as w
-from mesh.wire.sleeve import DATA, ENVELOPE, HEADER_SIZE, PLAIN, PROBE, VNET_SIZE
+from mesh.wire.sleeve import (
+    DATA,
+    ENVELOPE,
+    HEADER_SIZE,
+    INDEX_AT,
+    PLAIN,
+    PROBE,
+    SEQ_AT,
+    VNET_SIZE,
+)
 
 US, A, B, C = ShortID(1), ShortID(2), ShortID(3), ShortID(4)
 T0 = Instant(50.0)
@@ -247,10 +256,11 @@ def test_a_replay_is_seen_also_where_the_record_lies_whole() -> None:
     """10.4: the fast way has the same window as the slow one."""
     ours, theirs = pair()
     (datagram,) = ours.datagrams(A, bytes(unicast_record(frame(FAR, POD))), size=1400)
-    kind, _, src, dst, epoch, tag, seq = struct.unpack_from("!BBHHHIQ", datagram)
+    way = theirs.inbound.way(datagram)
+    assert way is not None
     for _ in range(2):
         data = memoryview(datagram)[HEADER_SIZE:]
-        assert theirs.inbound.record((kind, src, epoch, tag, seq), dst, data, T0)
+        assert theirs.inbound.record(way, datagram[SEQ_AT:INDEX_AT], data, T0)
     theirs.take(datagram)
     assert len(theirs.written) == 1
     assert theirs.drops == {"replayed": 2}

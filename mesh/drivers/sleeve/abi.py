@@ -75,9 +75,13 @@ class Slots:
         self.headers = bytearray(HEADER_SIZE * count)
         self.written = bytes(TOTAL_AT + 1)
         """What stands in every header up to its total, the index left out: for who sends."""
+        self.stamp: object = None
+        """Who wrote it, and for what but for the number's last octet."""
         self.payloads = bytearray(max(payload * count, room) + 64)
         self.iov = (IoVec * (2 * count))()
         self.iov_address = ctypes.addressof(self.iov)
+        self.lengths = memoryview(self.iov).cast("B").cast("L")[1::2]
+        """Of the iovecs: header and payload of slot 0, of slot 1, …"""
         self.header_view = memoryview(self.headers)
         self.payload_view = memoryview(self.payloads)
         self._header_address = address_of(self.headers)

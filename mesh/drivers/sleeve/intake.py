@@ -11,6 +11,7 @@ import ctypes
 import os
 import socket
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable
 
 from mesh.drivers.sleeve.abi import (
@@ -35,8 +36,9 @@ FIRST_PAYLOAD = 1472 - HEADER_SIZE
 """Payload of a slot until something else is seen: a full datagram on Ethernet over IPv4."""
 
 _MM_SIZE = ctypes.sizeof(MMsgHdr)
-_WORDS = _MM_SIZE // 4
-_LEN_WORD = MMsgHdr.len.offset // 4
+SIZE_STEP = _MM_SIZE // 4
+SIZE_AT = MMsgHdr.len.offset // 4
+"""Where the sizes stand in ``words``, and how far apart."""
 _RUN = 65_536
 """Octets of the largest run the kernel hands up."""
 
@@ -52,9 +54,12 @@ class Intake:
         self.slots = Slots(SLOTS, FIRST_PAYLOAD, SLOTS * MOST)
         self.mode = ReceiveMode()
         self.start = self.fill = 0
+        self._runs: list[int] = []
+        """Where runs begin: all of a run came from the address that stands with its first."""
         self._mm = (MMsgHdr * SLOTS)()
         self._mm_address = ctypes.addressof(self._mm)
-        self._words = memoryview(self._mm).cast("B").cast("I")
+        self.words = memoryview(self._mm).cast("B").cast("I")
+        """At ``SIZE_AT + n * SIZE_STEP``: octets of the datagram in slot ``n``."""
         self._names = bytearray(NAME_SIZE * SLOTS)
         self._names_address = address_of(self._names)
         for n in range(SLOTS):
@@ -77,13 +82,14 @@ class Intake:
         self.start = start
         if start == self.fill:
             self.start = self.fill = 0
+            self._runs.clear()
 
     def sizes(self, start: int, stop: int) -> list[int]:
         """Octets of the datagrams in slots ``start`` to ``stop``, also of those cut off there."""
-        return self._words[_WORDS * start + _LEN_WORD : _WORDS * stop : _WORDS].tolist()
+        return self.words[SIZE_STEP * start + SIZE_AT : SIZE_STEP * stop : SIZE_STEP].tolist()
 
     def size(self, n: int) -> int:
-        return self._words[_WORDS * n + _LEN_WORD]
+        return self.words[SIZE_STEP * n + SIZE_AT]
 
     def datagram(self, n: int) -> bytes:
         """A copy of the datagram in slot ``n``."""
@@ -95,12 +101,14 @@ class Intake:
 
     def source(self, n: int) -> bytes:
         """The socket address that the datagram in slot ``n`` came from."""
-        return bytes(self._names[NAME_SIZE * n : NAME_SIZE * (n + 1)])
+        run = bisect_right(self._runs, n)
+        return self._name(self._runs[run - 1] if run else n)
 
     def lay_out(self, payload: int) -> None:
         """Slots of another size from the next call on; what lies there must be consumed."""
         self.slots.lay_out(payload)
         self.start = self.fill = 0
+        self._runs.clear()
 
     def change_mode(self) -> None:
         """Do what the mode says from the next call on."""
@@ -114,6 +122,9 @@ class Intake:
 
     # ---- inside
 
+    def _name(self, n: int) -> bytes:
+        return bytes(self._names[NAME_SIZE * n : NAME_SIZE * (n + 1)])
+
     def _take_batch(self) -> bool:
         fill = self.fill
         # With MSG_TRUNC the length is that of the datagram, also where it exceeds its slot.
@@ -122,8 +133,9 @@ class Intake:
         if got <= 0:
             return False
         self.mode.batch(got)
-        end = fill + got
-        self.fill = end
+        self.fill = fill + got
+        if self._runs:  # of the other mode, not consumed yet
+            self._runs.extend(range(fill, fill + got))
         return got == BATCH
 
     def _take_run(self) -> bool:
@@ -152,8 +164,8 @@ class Intake:
         lens = array("I", (segment,)) * got
         lens[-1] = size - (got - 1) * segment
         end = fill + got
-        self._words[_WORDS * fill + _LEN_WORD : _WORDS * end : _WORDS] = memoryview(lens)
-        self._names[NAME_SIZE * fill : NAME_SIZE * end] = self.source(fill) * got
+        self.words[SIZE_STEP * fill + SIZE_AT : SIZE_STEP * end : SIZE_STEP] = memoryview(lens)
+        self._runs.append(fill)
         self.fill = end
         return True
 
@@ -173,13 +185,15 @@ class Intake:
             flat += slots.header_view[HEADER_SIZE * n : HEADER_SIZE * (n + 1)]
             flat += slots.payload_view[slots.payload * n : slots.payload * (n + 1)]
             n += 1
-        source = self.source(fill)
+        source = self._name(fill)
         for at in range(0, min(size, len(flat)), run):
             self._odd(bytes(flat[at : min(at + run, size)]), source)
 
     def _compact(self) -> None:
         """Move what is not consumed to the front of the slots."""
         start, count = self.start, self.fill - self.start
+        for n in range(start, self.fill) if self._runs else ():
+            self._names[NAME_SIZE * n : NAME_SIZE * (n + 1)] = self.source(n)
         views = (
             (self.slots.header_view, HEADER_SIZE),
             (self.slots.payload_view, self.slots.payload),
@@ -189,5 +203,6 @@ class Intake:
             view[: count * size] = bytes(view[start * size : (start + count) * size])
         if count:
             lens = array("I", self.sizes(start, self.fill))
-            self._words[_LEN_WORD : _WORDS * count : _WORDS] = memoryview(lens)
+            self.words[SIZE_AT : SIZE_STEP * count : SIZE_STEP] = memoryview(lens)
+        self._runs.clear()
         self.start, self.fill = 0, count

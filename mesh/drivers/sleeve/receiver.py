@@ -7,7 +7,7 @@ as it lies. Everything else goes to ``Inbound`` datagram by datagram.
 from __future__ import annotations
 
 from mesh.clock import Instant
-from mesh.drivers.sleeve.intake import FIRST_PAYLOAD, Intake
+from mesh.drivers.sleeve.intake import FIRST_PAYLOAD, SIZE_AT, SIZE_STEP, Intake
 from mesh.drivers.sleeve.sender import Sender
 from mesh.drivers.sleeve.uplink import Uplink
 from mesh.link.broadcast import Broadcasts
@@ -17,12 +17,14 @@ from mesh.link.peers import Neighbour, Peers
 from mesh.link.slotsize import MOST, SlotSize
 from mesh.names import ShortID
 from mesh.wire.sleeve import (
-    DATA,
+    DST_AT,
+    EPOCH_AT,
     HEADER,
     HEADER_SIZE,
     INDEX_AT,
-    PLAIN,
     SEQ_AT,
+    TOTAL_AT,
+    WAY_SIZE,
 )
 
 MAX_ROUNDS = 16
@@ -84,44 +86,70 @@ class Receiver:
     # ---- inside
 
     def _process(self) -> None:
-        intake = self._intake
-        headers, us = intake.slots.headers, self._peers.us
-        longest = intake.slots.payload + HEADER_SIZE
+        intake, inbound, us = self._intake, self.inbound, self._peers.us
+        slots, words = intake.slots, intake.words
+        headers, payloads, payload = slots.header_view, slots.payload_view, slots.payload
+        ways = inbound.ways()
         start, end = intake.start, intake.fill
         while start < end:
-            size = intake.size(start)
-            if size < HEADER_SIZE or us is None:
-                self._peers.drop(Drop.NOT_CONFIGURED if us is None else Drop.MALFORMED)
+            size = words[SIZE_STEP * start + SIZE_AT]
+            if not HEADER_SIZE <= size <= payload + HEADER_SIZE or us is None:
+                self._odd(size)
                 start += 1
                 continue
-            if size > longest:
-                self._cut_off()
-                start += 1
-                continue
-            kind, hops, src, dst, epoch, tag, seq, index, total, _ = HEADER.unpack_from(
-                headers, HEADER_SIZE * start
-            )
-            if dst != us:
-                start += self._relay(start, end, hops, src, dst, index, total)
-                continue
-            if index == 0 and kind in (DATA, PLAIN) and total:
-                stop = min(start + total, end)
-                if self._is_run(start, stop):
-                    if stop < start + total:
+            at = HEADER_SIZE * start
+            head = bytes(headers[at : at + HEADER_SIZE])
+            way = ways.get(head[:WAY_SIZE])
+            if way is None:
+                if head[DST_AT:EPOCH_AT] != us.to_bytes(2, "big"):
+                    start += self._relay(start, end, head)
+                    continue
+                way = inbound.way(head)
+                if way is None:  # refused by its header
+                    start += 1
+                    continue
+            many = head[TOTAL_AT] - 1
+            if many >= 0 and not head[INDEX_AT] and way.has_frames:
+                last = start + many
+                if many:
+                    # The ends of a run say that it is one: between them lies what was sent between.
+                    known = min(last, end - 1)
+                    at = HEADER_SIZE * known
+                    is_run = (
+                        size == payload + HEADER_SIZE
+                        and headers[at : at + INDEX_AT] == head[:INDEX_AT]
+                        and headers[at + INDEX_AT] == known - start
+                    )
+                    if is_run and last >= end:
                         break  # the rest is on its way
-                    if self._record((kind, src, epoch, tag, seq), dst, start, stop):
-                        start = stop
+                    size = words[SIZE_STEP * last + SIZE_AT] if is_run else 0
+                if HEADER_SIZE <= size <= payload + HEADER_SIZE:
+                    at = payload * start
+                    data = payloads[at : at + many * payload + size - HEADER_SIZE]
+                    if inbound.record(way, head[SEQ_AT:INDEX_AT], data, self._now):
+                        if many:
+                            self._wanted = self._sizes.saw(payload, many) or self._wanted
+                        start = last + 1
                         continue
-            self.inbound.datagram(intake.datagram(start), intake.source(start), self._now)
+            inbound.datagram(intake.datagram(start), intake.source(start), self._now)
             start += 1
         intake.consumed(start)
-        wanted = self.inbound.wanted or self._wanted
+        wanted = inbound.wanted or self._wanted
         if wanted:
             for n in range(intake.start, intake.fill):
                 self._one(intake.datagram(n), intake.source(n))
             intake.lay_out(wanted)
             self._sizes.current = wanted
-            self.inbound.wanted = self._wanted = None
+            inbound.wanted = self._wanted = None
+
+    def _odd(self, size: int) -> None:
+        """A datagram that cannot be one of ours, or does not fit its slot."""
+        if self._peers.us is None:
+            self._peers.drop(Drop.NOT_CONFIGURED)
+        elif size < HEADER_SIZE:
+            self._peers.drop(Drop.MALFORMED)
+        else:
+            self._cut_off()
 
     def _cut_off(self) -> None:
         """A datagram longer than its slot is lost, and the next layout fits any: but a stranger
@@ -130,34 +158,6 @@ class Receiver:
         if self._now >= self._grow_at and not self._intake.mode.just_changed(self._now):
             self._grow_at = Instant(self._now + GROW_INTERVAL)
             self._wanted = MOST
-
-    def _is_run(self, start: int, stop: int) -> bool:
-        """Whether the ends of these slots are of one record and so many datagrams apart."""
-        headers = self._intake.slots.headers
-        first, last = HEADER_SIZE * start, HEADER_SIZE * (stop - 1)
-        return (
-            headers[first : first + _SAME] == headers[last : last + _SAME]
-            and headers[last + INDEX_AT] == stop - 1 - start
-        )
-
-    def _record(
-        self, head: tuple[int, int, int, int, int], dst: int, start: int, stop: int
-    ) -> bool:
-        """Open the record in these slots as it lies; False where that cannot be."""
-        intake, payload = self._intake, self._intake.slots.payload
-        many = stop - start - 1
-        if many and intake.size(start) != payload + HEADER_SIZE:
-            return False
-        at = start * payload
-        tail = intake.size(stop - 1) - HEADER_SIZE
-        if not 0 <= tail <= payload:
-            return False
-        data = intake.slots.payload_view[at : at + many * payload + tail]
-        if not self.inbound.record(head, dst, data, self._now):
-            return False
-        if many:
-            self._wanted = self._sizes.saw(payload, many) or self._wanted
-        return True
 
     def _one(self, datagram: bytes, source: bytes) -> None:
         """A datagram that does not lie in a slot."""
@@ -177,13 +177,12 @@ class Receiver:
 
     # ---- relaying
 
-    def _relay(
-        self, start: int, end: int, hops: int, src: int, dst: int, index: int, total: int
-    ) -> int:
+    def _relay(self, start: int, end: int, head: bytes) -> int:
         """Pass a run of one record's datagrams on as it lies; how many slots that were."""
+        _, hops, src, dst, _, _, _, index, total, _ = HEADER.unpack(head)
         intake = self._intake
         headers, segment = intake.slots.headers, intake.slots.payload + HEADER_SIZE
-        count = max(1, min(total - index, end - start))
+        count: int = max(1, min(total - index, end - start))
         sizes = intake.sizes(start, start + count)
         first, last = HEADER_SIZE * start, HEADER_SIZE * (start + count)
         one = headers[first : first + _SAME]

@@ -21,12 +21,14 @@ from mesh.drivers.sleeve.abi import (
     IoVec,
     MsgHdr,
     Slots,
+    address_of,
     sendmsg,
     socket_address,
 )
 from mesh.link.drops import Drop
 from mesh.link.peers import Neighbour, Peer, Peers
 from mesh.link.records import next_number, seal
+from mesh.link.slotsize import MOST
 from mesh.names import ShortID
 from mesh.wire.sleeve import (
     DATA,
@@ -36,8 +38,8 @@ from mesh.wire.sleeve import (
     MAX_DATAGRAMS,
     MAX_PLAIN,
     PLAIN,
+    SEQ_AT,
     TAG_SIZE,
-    nonce,
 )
 
 MAX_LAYOUTS = 8
@@ -45,8 +47,26 @@ MAX_LAYOUTS = 8
 
 MAX_ADDRESSES = 4096
 
+_NONCE_HEAD = bytes(4)
 _ALONE = bytes((0, 1, 0, 0))
 """Index, total and reserved octets of a record in one datagram."""
+
+
+class _Way:
+    """Everything about sending to a peer that changes only when a table does."""
+
+    __slots__ = ("aad", "encrypt", "epoch", "fixed", "hop", "kind", "overhead", "slots", "via")
+
+    def __init__(
+        self, peers: Peers, peer: Peer, hop: ShortID, via: Neighbour, slots: Slots
+    ) -> None:
+        self.epoch = epoch = peer.active if peers.encrypted else None
+        self.hop, self.via, self.slots = hop, via, slots
+        kind = PLAIN if epoch is None else DATA
+        self.aad = peers.prefix(kind, peer, epoch, hops=0)
+        self.fixed = peers.prefix(kind, peer, epoch, hops=HOP_LIMIT)
+        self.overhead = 0 if epoch is None else TAG_SIZE
+        self.encrypt = None if epoch is None else epoch.aead.encrypt_into
 
 
 class Sender:
@@ -56,41 +76,62 @@ class Sender:
         self, peers: Peers, fd: int, family: int, too_big: Callable[[ShortID, int], None]
     ) -> None:
         self._peers, self._fd, self._family, self._too_big = peers, fd, family, too_big
+        self._ways: dict[ShortID, _Way] = {}
+        self._version = peers.version
         self._layouts: dict[int, Slots] = {}
         self._addresses: dict[tuple[str, int], bytes] = {}
         self._control = ctypes.create_string_buffer(24)
+        self._control_address = ctypes.addressof(self._control)
+        self._segment = 0
         self._name = ctypes.create_string_buffer(NAME_SIZE)
         self._msg = MsgHdr()
         self._msg.name = ctypes.addressof(self._name)
         self._msg_address = ctypes.addressof(self._msg)
-        self._aimed_at: bytes | None = None
+        self._aimed_at: Neighbour | None = None
+        # A record of one datagram needs no iovecs: header and payload lie side by side.
+        self._single = bytearray(MOST + HEADER_SIZE)
+        self._single_view = memoryview(self._single)
+        self._single_iov = IoVec(address_of(self._single), 0)
+        self._single_address = ctypes.addressof(self._single_iov)
 
     def record(self, peer: Peer, frames: memoryview) -> None:
         """Seal frames (a record's payload) for a peer and send them on their way."""
-        peers = self._peers
-        path = peers.path(peer.short_id)
-        epoch = peer.active if peers.encrypted else None
-        if path is None or (epoch is None and peers.encrypted):
-            peers.drop(Drop.NO_ROUTE if path is None else Drop.NO_KEY)
+        if self._version != self._peers.version:
+            self._version = self._peers.version
+            self._ways.clear()
+        way = self._ways.get(peer.short_id) or self._way(peer)
+        if way is None:
             return
-        hop, via, segment = path
-        slots = self._slots(segment - HEADER_SIZE)
-        size = len(frames) + (TAG_SIZE if epoch is not None else 0)
-        total = (size + slots.payload - 1) // slots.payload
+        slots = way.slots
+        payload = slots.payload
+        size = len(frames) + way.overhead
+        total = -(-size // payload)
         if total > slots.count:
-            peers.drop(Drop.TOO_BIG)
+            self._peers.drop(Drop.TOO_BIG)
             return
-        seq = next_number(peer, epoch)
-        kind = PLAIN if epoch is None else DATA
-        if epoch is None:
-            slots.payload_view[:size] = frames
+        number = next_number(peer, way.epoch).to_bytes(8, "big")
+        into = (
+            slots.payload_view[:size]
+            if total > 1
+            else self._single_view[HEADER_SIZE : HEADER_SIZE + size]
+        )
+        if way.encrypt is None:
+            into[:] = frames
         else:
-            aad = peers.prefix(kind, peer, epoch, hops=0)
-            epoch.aead.encrypt_into(nonce(seq), frames, aad, slots.payload_view[:size])
-        prefix = peers.prefix(kind, peer, epoch, hops=HOP_LIMIT)
-        _write_headers(slots, prefix + seq.to_bytes(8, "big"), total)
+            way.encrypt(_NONCE_HEAD + number, frames, way.aad, into)
         peer.tx_octets += len(frames)
-        self.slots(slots, 0, total, size - (total - 1) * slots.payload, hop, via)
+        if total == 1:
+            self._single[:HEADER_SIZE] = way.fixed + number + _ALONE
+            if self._aim(way.via):
+                self._send_alone(HEADER_SIZE + size, way.hop)
+            return
+        stamp = (way.fixed, number[:7], total)
+        if slots.stamp == stamp:
+            slots.headers[SEQ_AT + 7 :: HEADER_SIZE] = number[7:] * slots.count
+        else:
+            _write_headers(slots, way.fixed + number, total)
+            slots.stamp = stamp
+        self.slots(slots, 0, total, size - (total - 1) * payload, way.hop, way.via)
 
     def slots(
         self, slots: Slots, first: int, total: int, tail: int, hop: ShortID, via: Neighbour
@@ -101,21 +142,24 @@ class Sender:
         msg, payload = self._msg, slots.payload
         segment = payload + HEADER_SIZE
         most = min(MAX_GSO_SEGMENTS, MAX_GSO_OCTETS // segment)
-        last: IoVec = slots.iov[2 * (first + total - 1) + 1]
-        last.len = tail
-        struct.pack_into("=QiiH6x", self._control, 0, 18, SOL_UDP, UDP_SEGMENT, segment)
-        for at in range(first, first + total, most):
-            count = min(most, first + total - at)
-            msg.iov = slots.iov_address + 32 * at
+        slots.lengths[2 * (first + total) - 1] = tail
+        if segment != self._segment:
+            self._segment = segment
+            struct.pack_into("=QiiH6x", self._control, 0, 18, SOL_UDP, UDP_SEGMENT, segment)
+        end = first + total
+        while first < end:
+            count = min(most, end - first)
+            msg.iov = slots.iov_address + 32 * first
             msg.iovlen = 2 * count
             if count > 1:
-                msg.control, msg.controllen = ctypes.addressof(self._control), 24
+                msg.control, msg.controllen = self._control_address, 24
             else:
                 msg.control, msg.controllen = None, 0
+            first += count
             if sendmsg(self._fd, self._msg_address, MSG_DONTWAIT) < 0:
-                alone = count == 1 and at == first + total - 1
+                alone = count == 1 and first == end
                 self._failed(ctypes.get_errno(), hop, HEADER_SIZE + tail if alone else segment)
-        last.len = payload
+        slots.lengths[2 * end - 1] = payload
 
     def small(self, kind: int, peer: Peer, body: bytes, *, via: Neighbour | None = None) -> None:
         """Send a record of one datagram: by its route, or straight ``via`` an address, one hop."""
@@ -132,15 +176,33 @@ class Sender:
 
     def datagram(self, data: bytes, hop: ShortID, via: Neighbour) -> None:
         """Send one datagram that stands whole in memory."""
-        if not self._aim(via):
-            return
-        buffer = ctypes.create_string_buffer(data, len(data))
-        iov = IoVec(ctypes.addressof(buffer), len(data))
+        if len(data) > len(self._single):
+            self._peers.drop(Drop.TOO_BIG)
+        elif self._aim(via):
+            self._single[: len(data)] = data
+            self._send_alone(len(data), hop)
+
+    # ---- inside
+
+    def _send_alone(self, size: int, hop: ShortID) -> None:
+        self._single_iov.len = size
         msg = self._msg
-        msg.iov, msg.iovlen = ctypes.addressof(iov), 1
+        msg.iov, msg.iovlen = self._single_address, 1
         msg.control, msg.controllen = None, 0
         if sendmsg(self._fd, self._msg_address, MSG_DONTWAIT) < 0:
-            self._failed(ctypes.get_errno(), hop, len(data))
+            self._failed(ctypes.get_errno(), hop, size)
+
+    def _way(self, peer: Peer) -> _Way | None:
+        """Find out how to send to a peer; None, and counted, where that is not possible."""
+        peers = self._peers
+        path = peers.path(peer.short_id)
+        if path is None or (peer.active is None and peers.encrypted):
+            peers.drop(Drop.NO_ROUTE if path is None else Drop.NO_KEY)
+            return None
+        hop, via, segment = path
+        way = _Way(peers, peer, hop, via, self._slots(segment - HEADER_SIZE))
+        self._ways[peer.short_id] = way
+        return way
 
     def _slots(self, payload: int) -> Slots:
         slots = self._layouts.get(payload)
@@ -155,6 +217,8 @@ class Sender:
 
     def _aim(self, via: Neighbour) -> bool:
         """Address the next datagrams; False for an address that this socket cannot reach."""
+        if via is self._aimed_at:
+            return True
         key = (via.endpoint.host, via.endpoint.port)
         address = self._addresses.get(key)
         if address is None:
@@ -166,10 +230,9 @@ class Sender:
             if len(self._addresses) >= MAX_ADDRESSES:
                 self._addresses.clear()
             self._addresses[key] = address
-        if address is not self._aimed_at:
-            self._name.raw = address.ljust(NAME_SIZE, b"\0")
-            self._msg.namelen = len(address)
-            self._aimed_at = address
+        self._name.raw = address.ljust(NAME_SIZE, b"\0")
+        self._msg.namelen = len(address)
+        self._aimed_at = via
         return True
 
     def _failed(self, error: int, hop: ShortID, size: int) -> None:
@@ -185,13 +248,12 @@ class Sender:
 def _write_headers(slots: Slots, fixed: bytes, total: int) -> None:
     """The same first octets and total for all slots; their indices stand there already.
 
-    From one record to the next to the same peer hardly more than the last octet of the sequence
-    number changes, so only what differs from what stands there is written.
+    Peers that share a layout have much in common, so only what differs from what stands there is
+    written; the number's last octet always, for that may have been written since.
     """
     headers, count = slots.headers, slots.count
     wanted = fixed + bytes((0, total))
-    if wanted != slots.written:
-        for n, (old, new) in enumerate(zip(slots.written, wanted, strict=True)):
-            if old != new:
-                headers[n::HEADER_SIZE] = bytes((new,)) * count
-        slots.written = wanted
+    for n, (old, new) in enumerate(zip(slots.written, wanted, strict=True)):
+        if old != new or n == INDEX_AT - 1:
+            headers[n::HEADER_SIZE] = bytes((new,)) * count
+    slots.written = wanted

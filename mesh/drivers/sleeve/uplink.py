@@ -9,6 +9,7 @@ from mesh.clock import Instant
 from mesh.drivers.sleeve.sender import Sender
 from mesh.link.broadcast import Broadcasts
 from mesh.link.drops import Drop
+from mesh.link.flowrun import FlowRun
 from mesh.link.frames import split
 from mesh.link.outbound import Outbound
 from mesh.link.peers import Peer, Peers
@@ -17,6 +18,9 @@ from mesh.wire.sleeve import FRAME_LENGTH, MAX_PLAIN, MAX_RECORD, VNET_SIZE
 
 MAX_ROUNDS = 8
 """Records made before the socket has its turn again."""
+
+MAX_READS = 128
+"""Frames read for one record: what waits behind them has waited long enough."""
 
 SUPER_FRAME = 4_000
 """A frame of more octets than this ends its record: it fills one by itself."""
@@ -32,6 +36,7 @@ class Uplink:
         self._outbound = Outbound(peers, broadcasts, sender.record, self.write)
         self._buffer = bytearray(MAX_PLAIN)
         self._view = memoryview(self._buffer)
+        self._run = FlowRun()
         self.frames = self.octets = 0
 
     def read(self, now: Instant) -> None:
@@ -55,50 +60,73 @@ class Uplink:
 
     def _record(self, now: Instant) -> bool:
         """One record, or several when frames for others lie between; whether more may wait."""
-        buffer, view = self._buffer, self._view
+        buffer, view, run, tap = self._buffer, self._view, self._run, self._tap
         dest: Peer | None = None
-        n, limit = 0, 1
+        limit = MAX_RECORD
+        end = reads = octets = 0
         more = True
-        while n < limit:
-            size = self._read(n + FRAME_LENGTH.size)
-            if not size:
+        while reads < MAX_READS and end < limit:
+            at = end + FRAME_LENGTH.size
+            head = run.size
+            try:
+                if head:
+                    # Where it goes on with the run, its payload lies where it belongs.
+                    size = os.readv(tap, (run.scratch, view[end:]))
+                else:
+                    size = os.readv(tap, (view[at:],))
+            except BlockingIOError:
                 more = False
                 break
-            self.frames += 1
-            self.octets += size - VNET_SIZE
-            at = n + FRAME_LENGTH.size
+            except OSError as err:
+                self._refused(err)
+                more = False
+                break
+            reads += 1
+            octets += size
+            if head:
+                if end + size <= limit and run.takes(size):
+                    end += size - head
+                    continue
+                self._close(end)
+                if size > head:
+                    view[at + head : at + size] = view[end : end + size - head]
+                view[at : at + head] = run.scratch
             peer = self._outbound.destination(buffer, at, size, now)
             if peer is None:
                 continue
             if peer is not dest:
-                if dest is not None:
-                    self._sender.record(dest, view[:n])
-                    view[: at - n + size] = view[n : at + size]
-                    n = 0
+                if dest is not None and end:
+                    self._sender.record(dest, view[:end])
+                    view[: FRAME_LENGTH.size + size] = view[end : at + size]
+                    at, end = FRAME_LENGTH.size, 0
                 dest, limit = peer, peer.size.limit
             if size > limit < MAX_RECORD:
                 # The path loses datagrams: what is lost of this must be less than all of it.
-                self._sender.record(dest, view[:n]) if n else None
+                self._sender.record(dest, view[:end]) if end else None
                 for piece in split(bytes(view[at : at + size]), limit):
                     self._sender.record(dest, unicast_record(piece))
-                return True
-            FRAME_LENGTH.pack_into(buffer, n, size)
-            n += FRAME_LENGTH.size + size
-            if size > SUPER_FRAME:
+                end = 0
                 break
-        if dest is not None and n:
-            self._sender.record(dest, view[:n])
+            end = at + size
+            if size > SUPER_FRAME:
+                FRAME_LENGTH.pack_into(buffer, at - FRAME_LENGTH.size, size)
+                break
+            run.open(buffer, at, size)
+            if not run.size:
+                FRAME_LENGTH.pack_into(buffer, at - FRAME_LENGTH.size, size)
+        if run.size:
+            self._close(end)
+        if dest is not None and end:
+            self._sender.record(dest, view[:end])
+        self.frames += reads
+        self.octets += octets - reads * VNET_SIZE
         return more
 
-    def _read(self, at: int) -> int:
-        """Octets of the next frame, read to ``at``; 0 when there is none."""
-        try:
-            return os.readv(self._tap, [self._view[at:]])
-        except BlockingIOError:
-            return 0
-        except OSError as err:
-            self._refused(err)
-            return 0
+    def _close(self, end: int) -> None:
+        """The run that ends there gets the headers and the length that it has become."""
+        run = self._run
+        FRAME_LENGTH.pack_into(self._buffer, run.at - FRAME_LENGTH.size, end - run.at)
+        run.close(self._buffer)
 
     def _refused(self, err: OSError) -> None:
         if err.errno == errno.EBADFD:
