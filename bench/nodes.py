@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -17,13 +18,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
-from mesh.drivers.tap import open_tap, open_udp
+from mesh.drivers.tap import open_taps, open_udps
+from mesh.link.lanes import Gathering
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire import worker as w
 from weaver.daemon.nethelper import POD_GSO_MAX
@@ -85,10 +88,12 @@ def inside(namespace: str, make: Callable[[], T]) -> T:
 
 
 class Node:
-    """A host's devices, worker and pod."""
+    """A host's devices, worker and pod. ``lanes``: processes of its worker."""
 
-    def __init__(self, tag: str, number: int, module: str = "mesh.drivers.sleeve") -> None:
-        self._module = module
+    def __init__(
+        self, tag: str, number: int, module: str = "mesh.drivers.sleeve", lanes: int = 1
+    ) -> None:
+        self._module, self.lanes = module, lanes
         self.namespace, self.pod = f"{tag}h{number}", f"{tag}p{number}"
         self.number = number
         self.short_id = ShortID(number)
@@ -96,15 +101,20 @@ class Node:
         self.address, self.address6 = f"10.98.0.{number}", f"fd98::{number}"
         self.underlay: dict[int, str] = {}
         self.drops_before: Counter[str] = Counter()
-        self.tap_fd = -1
-        self.udp: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self._taps: list[int] = []
+        self._udps: list[socket.socket] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._controls: list[socket.socket] = []
+        self._gathering = Gathering(lanes)
 
     @property
     def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        """Of the first lane's process."""
+        return self._processes[0].pid
+
+    def devices(self) -> list[tuple[int, int]]:
+        """TAP queue and UDP socket of each lane."""
+        return list(zip(self._taps, (sock.fileno() for sock in self._udps), strict=True))
 
     def make_devices(self, pod_mtu: int) -> None:
         """TAP, socket, bridge and a pod of this MTU."""
@@ -112,8 +122,8 @@ class Node:
         for namespace in (host, pod):
             ip("netns", "add", namespace)
             ip("-n", namespace, "link", "set", "lo", "up")
-        self.tap_fd = inside(host, lambda: open_tap(TAP))
-        self.udp = inside(host, lambda: open_udp(PORT))
+        self._taps = inside(host, lambda: open_taps(TAP, self.lanes))
+        self._udps = inside(host, lambda: open_udps(PORT, self.lanes))
         ip("-n", host, "link", "add", BRIDGE, "type", "bridge")
         ip("-n", host, "link", "set", TAP, "mtu", str(TAP_MTU))
         ip("-n", host, "link", "set", TAP, "master", BRIDGE, "up")
@@ -128,60 +138,88 @@ class Node:
 
     def start(self, *, encrypted: bool = True, mtu: int = 1420) -> None:
         """Start the worker on the devices and configure it."""
-        assert self.udp is not None
+        self._gathering = Gathering(self.lanes)
+        pairs = {
+            pair: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            for pair in combinations(range(self.lanes), 2)
+        }
+        for lane, (tap, udp) in enumerate(self.devices()):
+            others = [ends[pair.index(lane)].fileno() for pair, ends in pairs.items()
+                      if lane in pair]  # fmt: skip
+            self._start_lane(lane, tap, udp, others)
+        for ends in pairs.values():
+            for end in ends:
+                end.close()
+        for lane in range(self.lanes):
+            assert isinstance(w.decode(self._controls[lane].recv(w.MAX_PACKET)), w.Ready)
+        self.say(w.Configure(self.short_id, self.name, mtu, encrypted))
+
+    def _start_lane(self, lane: int, tap: int, udp: int, others: list[int]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        fds = {"tap": self.tap_fd, "udp": self.udp.fileno(), "control": theirs.fileno()}
+        fds = {"tap": tap, "udp": udp, "control": theirs.fileno()}
         flags = [part for name, fd in fds.items() for part in (f"--{name}-fd", str(fd))]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", self._module, *flags],
-            pass_fds=tuple(fds.values()),
-            cwd=Path(__file__).parent.parent,
+        flags += ["--lane", str(lane), "--lane-fds", ",".join(map(str, others))]
+        self._processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", self._module, *flags],
+                pass_fds=(*fds.values(), *others),
+                cwd=Path(__file__).parent.parent,
+            )
         )
         theirs.close()
         ours.settimeout(10)
-        self._control = ours
-        self.wait_for(w.Ready)
-        self.say(w.Configure(self.short_id, self.name, mtu, encrypted))
+        self._controls.append(ours)
 
     def stop(self) -> int:
         """Close the control socket, which ends the worker; its exit code."""
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._process is None:
-            return 0
-        process, self._process = self._process, None
-        try:
-            return process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
+        for control in self._controls:
+            control.close()
+        self._controls.clear()
+        code = 0
+        processes, self._processes = self._processes, []
+        for process in processes:
+            try:
+                code = process.wait(5) or code
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+        return code
+
+    def exit_code(self) -> int | None:
+        """Of the first lane's process; None while it runs."""
+        return self._processes[0].poll()
+
+    def running(self) -> int:
+        """How many of the worker's processes have not ended."""
+        return sum(process.poll() is None for process in self._processes)
 
     def remove(self) -> None:
         try:
             self.stop()
         finally:
-            if self.udp is not None:
-                self.udp.close()
-            if self.tap_fd >= 0:
-                os.close(self.tap_fd)
+            for sock in self._udps:
+                sock.close()
+            for fd in self._taps:
+                os.close(fd)
             for namespace in (self.pod, self.namespace):
                 ip("netns", "del", namespace, check=False)
 
     def say(self, message: w.ToWorker) -> None:
-        assert self._control is not None
-        self._control.send(w.encode(message))
+        for lane in self._gathering.lanes_for(message):
+            self._controls[lane].send(w.encode(message))
 
     def wait_for(self, kind: type[M], within: float = 10.0) -> M:
         """The worker's next message of a kind; the others are thrown away."""
-        assert self._control is not None
         deadline = time.monotonic() + within
         while (left := deadline - time.monotonic()) > 0:
-            self._control.settimeout(left)
-            message = w.decode(self._control.recv(w.MAX_PACKET))
-            if isinstance(message, kind):
-                return message
+            readable, _, _ = select.select(self._controls, [], [], left)
+            for control in readable:
+                said = w.decode(control.recv(w.MAX_PACKET))
+                assert isinstance(said, w.FromWorker)
+                message = self._gathering.take(self._controls.index(control), said)
+                if isinstance(message, kind):
+                    return message
         raise TimeoutError(kind.__name__)
 
     def endpoint_of(self, other: Node) -> Endpoint:
@@ -198,8 +236,11 @@ class Node:
 
     def cpu_seconds(self) -> float:
         """Processor time of the worker so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        ticks = 0
+        for process in self._processes:
+            stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(stat[11]) + int(stat[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -214,6 +255,7 @@ class Cable:
 class World:
     """Nodes 1 to ``count``, cabled; a context manager that leaves nothing behind.
 
+    ``lanes``: processes of each node's worker, repeated as often as need be.
     ``via`` names the relay for a pair that has no cable: {(1, 3): 2}, both ways.
     """
 
@@ -229,8 +271,11 @@ class World:
         encrypted: bool = True,
         offloads: bool = True,
         module: str = "mesh.drivers.sleeve",
+        lanes: Sequence[int] = (1,),
     ) -> None:
-        self.nodes = [Node(tag, n, module) for n in range(1, count + 1)]
+        self.nodes = [
+            Node(tag, n, module, lanes[(n - 1) % len(lanes)]) for n in range(1, count + 1)
+        ]
         self._cables = cables
         self._via = {**(via or {}), **{(b, a): r for (a, b), r in (via or {}).items()}}
         self._pod_mtu, self._mtu = pod_mtu, mtu

@@ -8,11 +8,15 @@ from pathlib import Path
 from ipam.address import AddressRange
 from mesh.connection.maker import Target
 from mesh.errors import OperatorError
+from mesh.link.lanes import MAX_LANES
 
 DEFAULT_RANGE = "10.32.0.0/12"
 DEFAULT_MTU = 1420
 """Octets of IP packet that pods use: a record of one fits any underlay, and the kernel paths to
 come (VXLAN inside WireGuard on 1,500) fit it as well."""
+
+DEFAULT_LANES = 4
+"""Processes of the sleeve's worker at the most, where nobody says how many."""
 
 MIN_MTU, MAX_MTU = 576, 65000
 
@@ -33,6 +37,7 @@ class Config:
     run_dir: Path = Path("/run/weaver")
     range: AddressRange = field(default_factory=lambda: AddressRange.parse(DEFAULT_RANGE))
     mtu: int = DEFAULT_MTU
+    sleeve_workers: int = 0
     conn_limit: int = 200
     discovery: bool = True
     liveness_timeout: float = 5.0
@@ -57,10 +62,17 @@ class Config:
         nickname = self.nickname.encode(errors="replace")
         if not 0 < len(nickname) <= 255 or not self.nickname.isprintable():
             raise OperatorError("--nickname is 1 to 255 printable octets", "bad-nickname")
+        if not 0 <= self.sleeve_workers <= MAX_LANES:
+            raise OperatorError(f"--sleeve-workers is 0 (by itself) to {MAX_LANES}", "bad-count")
         if self.seed and self.observer:
             raise OperatorError("--seed and --observer exclude each other", "bad-request")
         if self.http:
             http_address(self.http)
+
+    def lanes(self, cores: int) -> int:
+        """Processes of the sleeve's worker on a host of so many cores: half of them by default,
+        for the pods need the others to have anything to send."""
+        return self.sleeve_workers or max(1, min(DEFAULT_LANES, cores // 2))
 
     @property
     def socket(self) -> Path:

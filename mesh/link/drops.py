@@ -27,4 +27,5 @@ class Drop(StrEnum):
     RECEIVE_FULL = "receive-queue-full"
     TAP_FULL = "tap-full"
     TAP_REFUSED = "tap-refused"
+    LANE_FULL = "lane-full"
     LOCAL = "local-destination"

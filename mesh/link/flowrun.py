@@ -113,21 +113,60 @@ class FlowRun:
         if not head or self.segments == 1:
             return
         at, payload = self.at, self._frame - head
-        ip, udp = at + _NETWORK, at + head - _UDP_HEADER
         start = head - _UDP_HEADER - VNET_SIZE
         VNET.pack_into(
             buffer, at, NEEDS_CHECKSUM, GSO_UDP_L4, head - VNET_SIZE, payload, start, _CHECKSUM_AT
         )
-        length = (payload * self.segments + _UDP_HEADER).to_bytes(2, "big")
+        _set_lengths(buffer, at, head, payload * self.segments)
         if head == SIZE4:
-            buffer[ip + 2 : ip + 4] = (payload * self.segments + head - _NETWORK).to_bytes(2, "big")
-            buffer[ip + 10 : ip + 12] = b"\0\0"
-            buffer[ip + 10 : ip + 12] = checksum(bytes(buffer[ip:udp])).to_bytes(2, "big")
-            addresses = buffer[ip + 12 : ip + 20]
-        else:
-            buffer[ip + 4 : ip + 6] = length
-            addresses = buffer[ip + 8 : ip + 40]
-        buffer[udp + 4 : udp + 6] = length
-        # A checksum left to do holds the pseudo-header's sum, not complemented.
-        pseudo = bytes(addresses) + length + bytes((0, _UDP))
-        buffer[udp + 6 : udp + 8] = ones_sum(pseudo).to_bytes(2, "big")
+            _set_header_checksum(buffer, at)
+
+
+def datagrams(whole: bytes) -> list[bytes]:
+    """A UDP super-frame as the frames it stands for; any other frame as it is.
+
+    The inverse of a run, for kernels whose TAP does not take such super-frames (before Linux 6.2)
+    and for paths that lose so much that each datagram goes by itself.
+    """
+    flags, gso, _, size, start, offset = VNET.unpack_from(whole)
+    head = VNET_SIZE + start + _UDP_HEADER
+    network = start - ETHERNET
+    kind = {_IPV4: b"\x08\x00", _IPV6: b"\x86\xdd"}.get(network)
+    if gso != GSO_UDP_L4 or not size or len(whole) <= head:
+        return [whole]
+    if kind is None or whole[_NETWORK - 2 : _NETWORK] != kind:
+        return [whole]
+    pieces = []
+    for n, at in enumerate(range(head, len(whole), size)):
+        payload = whole[at : at + size]
+        header = bytearray(whole[:head])
+        VNET.pack_into(header, 0, flags, 0, 0, 0, start, offset)
+        _set_lengths(header, 0, head, len(payload))
+        if network == _IPV4:
+            ident = int.from_bytes(header[_NETWORK + 4 : _NETWORK + 6], "big") + n
+            header[_NETWORK + 4 : _NETWORK + 6] = (ident & 0xFFFF).to_bytes(2, "big")
+            _set_header_checksum(header, 0)
+        pieces.append(bytes(header) + payload)
+    return pieces
+
+
+def _set_lengths(buffer: bytearray, at: int, head: int, payload: int) -> None:
+    """All that depends on how much payload follows, but for the header's own checksum."""
+    ip, udp = at + _NETWORK, at + head - _UDP_HEADER
+    length = (payload + _UDP_HEADER).to_bytes(2, "big")
+    if head == SIZE4:
+        buffer[ip + 2 : ip + 4] = (payload + head - _NETWORK).to_bytes(2, "big")
+        addresses = buffer[ip + 12 : ip + 20]
+    else:
+        buffer[ip + 4 : ip + 6] = length
+        addresses = buffer[ip + 8 : ip + 40]
+    buffer[udp + 4 : udp + 6] = length
+    # A checksum left to do holds the pseudo-header's sum, not complemented.
+    pseudo = bytes(addresses) + length + bytes((0, _UDP))
+    buffer[udp + 6 : udp + 8] = ones_sum(pseudo).to_bytes(2, "big")
+
+
+def _set_header_checksum(buffer: bytearray, at: int) -> None:
+    ip = at + _NETWORK
+    buffer[ip + 10 : ip + 12] = b"\0\0"
+    buffer[ip + 10 : ip + 12] = checksum(bytes(buffer[ip : ip + _IPV4])).to_bytes(2, "big")

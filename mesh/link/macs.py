@@ -12,6 +12,9 @@ AGE = 600.0
 """Seconds after which an address that was not seen is forgotten. An unknown address costs one
 sealed copy for every peer, so remembering long is cheap; a pod that moves is learned at once."""
 
+TELL_AGAIN = AGE / 4
+"""Seconds until other workers are told again of what is still seen here."""
+
 LOCAL = ShortID(0)
 """The place of addresses on our own bridge."""
 
@@ -22,15 +25,22 @@ class MacTable:
     def __init__(self) -> None:
         self.places: dict[bytes, ShortID] = {}
         self._seen: dict[bytes, Instant] = {}
+        self._tell_again: set[bytes] = set()
+        self._told_at = Instant(0.0)
         self.touched: set[bytes] = set()
         """Known addresses seen since the last ``age``: the fast path only adds to it."""
         self.version = 0
         """Changes whenever ``places`` does."""
+        self.news: list[tuple[bytes, ShortID]] = []
+        """What was learned here and other workers of this host do not know; taken by who tells."""
 
-    def learn(self, mac: bytes, place: ShortID, now: Instant) -> None:
-        """A frame came from this address: group addresses are nobody's."""
+    def learn(self, mac: bytes, place: ShortID, now: Instant, *, told: bool = False) -> None:
+        """A frame came from this address, here or (``told``) at another worker of this host: group
+        addresses are nobody's."""
         if mac[0] & 1:
             return
+        if not told:
+            self.news.append((mac, place))
         if mac not in self.places and len(self.places) >= MAX_MACS:
             oldest = next(iter(self._seen))
             del self.places[oldest], self._seen[oldest]
@@ -52,7 +62,12 @@ class MacTable:
         for mac in self.touched & self.places.keys():
             self._seen.pop(mac, None)
             self._seen[mac] = now
+            self._tell_again.add(mac)
         self.touched.clear()
+        if now - self._told_at >= TELL_AGAIN:
+            self._told_at = now
+            self.news += [(m, self.places[m]) for m in self._tell_again & self.places.keys()]
+            self._tell_again.clear()
         for mac, seen in list(self._seen.items()):
             if now - seen < AGE:
                 return

@@ -42,7 +42,8 @@ _NOBODY = bytes(6)
 
 
 class Outbound:
-    """``send(peer, record)`` sends one record, ``write(frame)`` writes to the TAP."""
+    """``send(peer, record)`` sends one record, ``write(frame)`` writes to the TAP; ``spread`` hands
+    a group-addressed frame to the worker that sends those, where that is another one."""
 
     def __init__(
         self,
@@ -50,9 +51,12 @@ class Outbound:
         broadcasts: Broadcasts,
         send: Callable[[Peer, memoryview], None],
         write: Callable[[bytes], None],
+        *,
+        spread: Callable[[bytes], None] | None = None,
     ) -> None:
         self._peers, self._broadcasts = peers, broadcasts
         self._send, self._write = send, write
+        self._hand_over = spread
         self._pairs: dict[bytes, Peer] = {}
         self._pairs_of = (-1, -1)
         self._errors = Allowance(ERRORS_PER_SECOND)
@@ -95,7 +99,7 @@ class Outbound:
         elif place == LOCAL:
             peers.drop(Drop.LOCAL)
         else:
-            self._spread(bytes(buffer[at : at + size]))
+            self.spread(bytes(buffer[at : at + size]))
         return None
 
     def _remember(self, pair: bytes, peer: Peer) -> None:
@@ -106,7 +110,7 @@ class Outbound:
             self._pairs_of = versions
         self._pairs[pair] = peer
 
-    def _spread(self, whole: bytes) -> None:
+    def spread(self, whole: bytes) -> None:
         """To more than one: a group address's along our tree, an unknown address's to each alone.
 
         The frame for an unknown address is unicast, and only the host it is for should read it; a
@@ -114,7 +118,12 @@ class Outbound:
         """
         peers = self._peers
         if whole[VNET_SIZE] & 1:
-            assert peers.us is not None
+            if self._hand_over is not None:
+                self._hand_over(whole)
+                return
+            if peers.us is None:
+                peers.drop(Drop.NOT_CONFIGURED)
+                return
             record = broadcast_record((peers.us, self._broadcasts.number(), HOP_LIMIT), whole)
             for child in peers.trees.get(peers.us, ()):
                 if (peer := peers.peers.get(child)) is not None:

@@ -67,7 +67,9 @@ def test_the_relay_does_not_hold_the_payload_in_memory(chain: Lab, tmp_path: Pat
 
 
 def worker_pid(lab: Lab, host: str) -> int:
-    return int(json.loads(weaver(site_of(lab, host), "status", "--json").stdout)["worker"]["pid"])
+    return int(
+        json.loads(weaver(site_of(lab, host), "status", "--json").stdout)["worker"]["pids"][0]
+    )
 
 
 def in_memory(pid: int, marker: bytes) -> bool:

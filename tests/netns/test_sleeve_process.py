@@ -78,10 +78,7 @@ def test_a_worker_says_that_its_tap_is_gone() -> None:
     with World(TAG, 2, [Cable(1, 2)]) as world:
         a, b = world.nodes
         run_in(a.namespace, "ip", "link", "del", TAP)
-        process = a._process
-        assert process is not None
-        eventually(lambda: process.poll() == 3)
-        a._process = None
+        eventually(lambda: a.exit_code() == 3)
         assert "100% packet loss" in ping(b, a, "-W", "1", check=False)
 
 
@@ -116,9 +113,8 @@ async def test_the_daemon_side_starts_a_dead_worker_again() -> None:
             if isinstance(message, w.Ready):
                 ready.put_nowait(message.pid)
 
-        async def devices() -> tuple[int, int]:
-            assert a.udp is not None
-            return a.tap_fd, a.udp.fileno()
+        async def devices() -> list[tuple[int, int]]:
+            return a.devices()
 
         process = WorkerProcess(
             devices,
@@ -131,7 +127,7 @@ async def test_the_daemon_side_starts_a_dead_worker_again() -> None:
         try:
             async with asyncio.timeout(10):
                 os.kill(await ready.get(), signal.SIGKILL)
-                assert await ready.get() == process.pid
+                assert [await ready.get()] == process.pids
             assert events == ["started", "worker-died", "started"]
             epoch = 5
             process.send(w.Configure(a.short_id, a.name, 1420, True))

@@ -36,6 +36,7 @@ def config_of(args: argparse.Namespace) -> Config:
         run_dir=Path(args.run_dir),
         range=AddressRange.parse(args.range),
         mtu=args.mtu,
+        sleeve_workers=args.sleeve_workers,
         conn_limit=args.conn_limit,
         discovery=not args.no_discovery,
         liveness_timeout=args.liveness_timeout,

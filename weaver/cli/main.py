@@ -100,6 +100,13 @@ def _launch(commands: Any) -> None:  # noqa: ANN401
     launch.add_argument("--run-dir", default="/run/weaver", help="of the sockets")
     launch.add_argument("--range", default="10.32.0.0/12", help="addresses of pods")
     launch.add_argument("--mtu", type=int, default=1420, help="of pods (1420)")
+    launch.add_argument(
+        "--sleeve-workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes of the user-space data plane (half the processors, 1 to 4)",
+    )
     launch.add_argument("--conn-limit", type=int, default=200)
     launch.add_argument("--no-discovery", action="store_true", help="connect only to PEERs")
     launch.add_argument("--liveness-timeout", type=float, default=5.0, help="seconds (5)")

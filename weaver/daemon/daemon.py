@@ -80,7 +80,10 @@ class Daemon:
         self.identity = load_identity(config.state_dir / "identity")
         self.rng = SystemRandom()
         self.network = Network()
-        self.devices = Devices(self.network, config.sleeve_port, config.mtu, self._bridge_mac())
+        lanes = config.lanes(len(os.sched_getaffinity(0)))
+        self.devices = Devices(
+            self.network, config.sleeve_port, config.mtu, self._bridge_mac(), lanes
+        )
         self.router = self._make_router()
         self._make_ipam()
         self.mesh = MeshDriver(

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 
-from mesh.drivers.tap import is_tap, open_tap, open_udp
+from mesh.drivers.tap import is_tap, open_taps, open_udps
 from mesh.errors import OperatorError
 from weaver.daemon.network import BRIDGE, Network
 
@@ -23,31 +23,35 @@ LOOK_INTERVAL = 5.0
 
 
 class Devices:
-    """``mac``: of the bridge. Raises OperatorError "tap-unavailable" or "port-taken"."""
+    """``mac``: of the bridge; ``lanes``: processes of the worker, each with a queue and a socket.
 
-    def __init__(self, network: Network, port: int, mtu: int, mac: str) -> None:
+    Raises OperatorError "tap-unavailable" or "port-taken".
+    """
+
+    def __init__(self, network: Network, port: int, mtu: int, mac: str, lanes: int = 1) -> None:
         self._network, self._mtu, self._mac = network, mtu, mac
         self._put_back: Callable[[], Awaitable[None]] | None = None
         self._removed = False
-        self._tap = _open_tap()
+        self._lanes = lanes
+        self._taps = _open_taps(lanes)
         try:
-            self._udp = open_udp(port)
+            self._udps = open_udps(port, lanes)
         except OSError as err:
-            os.close(self._tap)
+            _close(self._taps)
             raise OperatorError(f"UDP {port}: {err.strerror}", "port-taken") from err
 
     async def setup(self) -> None:
         """The bridge, and the TAP on it; what is right already stays as it is."""
         await self._network.do("setup", bridge=BRIDGE, tap=TAP, mtu=self._mtu, mac=self._mac)
 
-    async def for_worker(self) -> tuple[int, int]:
-        """TAP and UDP socket for a worker that is about to start, in working order."""
-        if not is_tap(self._tap):
+    async def for_worker(self) -> list[tuple[int, int]]:
+        """TAP and UDP socket for each lane of a worker about to start, in working order."""
+        if not all(map(is_tap, self._taps)):
             log.warning("device made anew", extra={"reason": "tap-gone", "device": TAP})
-            old, self._tap = self._tap, _open_tap()
-            os.close(old)
+            old, self._taps = self._taps, _open_taps(self._lanes)
+            _close(old)
         await self._mend()
-        return self._tap, self._udp.fileno()
+        return list(zip(self._taps, (sock.fileno() for sock in self._udps), strict=True))
 
     async def watch(
         self, ports: Callable[[], Sequence[str]], put_back: Callable[[], Awaitable[None]]
@@ -80,13 +84,19 @@ class Devices:
             await self._put_back()
 
     def close(self) -> None:
-        os.close(self._tap)
-        self._udp.close()
+        _close(self._taps)
+        for sock in self._udps:
+            sock.close()
 
 
-def _open_tap() -> int:
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _open_taps(lanes: int) -> list[int]:
     try:
-        return open_tap(TAP)
+        return open_taps(TAP, lanes)
     except OSError as err:
         raise OperatorError(
             f"cannot make the TAP device {TAP}: {err.strerror}", "tap-unavailable"

@@ -41,7 +41,7 @@ class Facade:
             "exposed": daemon.attacher.exposed,
             "state_fault": daemon.state.fault,
             "worker": {
-                "pid": daemon.worker.pid,
+                "pids": daemon.worker.pids,
                 "restarts": daemon.worker.restarts,
                 "state": status["us"]["worker"],
             },

@@ -1,4 +1,4 @@
-"""``python -m mesh.drivers.sleeve --tap-fd N --udp-fd N --control-fd N``.
+"""``python -m mesh.drivers.sleeve --tap-fd N --udp-fd N --control-fd N [--lane N --lane-fds …]``.
 
 The daemon opens the devices and hands them over; the worker holds no name, no file and no
 address of its own. It ends when the daemon closes the control socket.
@@ -19,11 +19,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="mesh.drivers.sleeve")
     for name in ("tap", "udp", "control"):
         parser.add_argument(f"--{name}-fd", type=int, required=True)
+    parser.add_argument("--lane", type=int, default=0)
+    parser.add_argument("--lane-fds", type=lambda text: [int(n) for n in text.split(",") if n],
+                        default=[])  # fmt: skip
     args = parser.parse_args()
     # Ctrl-C goes to the whole foreground group; the daemon ends us when it has said goodbye.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        Worker(args.tap_fd, args.udp_fd, args.control_fd).run()
+        Worker(args.tap_fd, args.udp_fd, args.control_fd, args.lane, args.lane_fds).run()
     except TapGoneError:
         return EXIT_TAP_GONE
     return 0

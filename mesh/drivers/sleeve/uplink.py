@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from mesh.clock import Instant
 from mesh.drivers.sleeve.sender import Sender
 from mesh.link.broadcast import Broadcasts
 from mesh.link.drops import Drop
-from mesh.link.flowrun import FlowRun
+from mesh.link.flowrun import FlowRun, datagrams
 from mesh.link.frames import split
 from mesh.link.outbound import Outbound
 from mesh.link.peers import Peer, Peers
@@ -31,9 +32,19 @@ class TapGoneError(OSError):
 
 
 class Uplink:
-    def __init__(self, peers: Peers, tap: int, sender: Sender, broadcasts: Broadcasts) -> None:
+    """``spread``: who sends the broadcasts of this host, where that is another worker."""
+
+    def __init__(
+        self,
+        peers: Peers,
+        tap: int,
+        sender: Sender,
+        broadcasts: Broadcasts,
+        spread: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._peers, self._tap, self._sender = peers, tap, sender
-        self._outbound = Outbound(peers, broadcasts, sender.record, self.write)
+        self._outbound = Outbound(peers, broadcasts, sender.record, self.write, spread=spread)
+        self.spread = self._outbound.spread
         self._buffer = bytearray(MAX_PLAIN)
         self._view = memoryview(self._buffer)
         self._run = FlowRun()
@@ -56,7 +67,12 @@ class Uplink:
         except BlockingIOError:
             self._peers.drop(Drop.TAP_FULL)
         except OSError as err:
-            self._refused(err)
+            pieces = datagrams(bytes(frame)) if err.errno == errno.EINVAL else ()
+            if len(pieces) < 2:
+                self._refused(err)
+                return
+            for piece in pieces:  # the kernel has no super-frames of UDP
+                self.write(piece)
 
     def _record(self, now: Instant) -> bool:
         """One record, or several when frames for others lie between; whether more may wait."""

@@ -7,9 +7,11 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Sequence
 
 from mesh.clock import Instant
 from mesh.drivers.sleeve.abi import endpoint_from
+from mesh.drivers.sleeve.bus import Bus
 from mesh.drivers.sleeve.daemon import DaemonLink
 from mesh.drivers.sleeve.receiver import Receiver
 from mesh.drivers.sleeve.sender import Sender
@@ -21,6 +23,7 @@ from mesh.link.drops import Drop
 from mesh.link.peers import Neighbour, Peer, Peers
 from mesh.names import ShortID
 from mesh.wire import worker as w
+from mesh.wire.bus import Learned, Reported, Spread
 from mesh.wire.sleeve import PROBE, PROBE_REPLY, REPORT, REPORT_BODY
 
 TICK = 1.0
@@ -38,14 +41,21 @@ def _now() -> Instant:
 
 
 class Worker:
-    def __init__(self, tap: int, udp: int, control: int) -> None:
+    """``lane``: which of its host's workers it is; ``others``: sockets to those, by lane."""
+
+    def __init__(
+        self, tap: int, udp: int, control: int, lane: int = 0, others: Sequence[int] = ()
+    ) -> None:
         self._daemon = DaemonLink(control)
         self._tap_fd, self._udp_fd = tap, udp
         self._socket = socket.socket(fileno=os.dup(udp))
-        self._peers = peers = Peers()
+        self._peers = peers = Peers(lane)
+        self._bus = Bus(peers, lane, others) if others else None
         broadcasts = Broadcasts(int.from_bytes(os.urandom(INCARNATION_BITS // 8), "big"))
         self._sender = Sender(peers, udp, self._socket.family, self._too_big)
-        self._uplink = Uplink(peers, tap, self._sender, broadcasts)
+        # One worker sends and receives all broadcasts, or two could deliver the same one.
+        spread = self._hand_over if lane else None
+        self._uplink = Uplink(peers, tap, self._sender, broadcasts, spread)
         self._receiver = Receiver(
             peers, udp, self._uplink, self._sender, broadcasts, self._on_control
         )
@@ -56,8 +66,9 @@ class Worker:
     def run(self) -> None:
         """Work until the daemon says so or is gone. Raises TapGoneError."""
         os.set_blocking(self._tap_fd, False)
-        daemon, poll = self._daemon, select.epoll()
-        for fd in (self._tap_fd, self._udp_fd, daemon.fileno()):
+        daemon, peers, poll = self._daemon, self._peers, select.epoll()
+        lanes = self._bus.filenos() if self._bus is not None else []
+        for fd in (self._tap_fd, self._udp_fd, daemon.fileno(), *lanes):
             poll.register(fd, select.EPOLLIN)
         daemon.say(w.Ready(os.getpid()))
         next_tick = _now() + TICK
@@ -74,8 +85,12 @@ class Worker:
                     self._receiver.receive(now)
                 elif fd == self._tap_fd:
                     self._uplink.read(now)
+                elif fd in lanes:
+                    self._hear(fd, now)
                 else:
                     self._listen(now)
+            if peers.macs.news:
+                self._tell_news()
             if now >= next_tick:
                 next_tick = now + TICK
                 self._tick(now)
@@ -164,6 +179,39 @@ class Worker:
             self._told_too_big[key] = now
             self._daemon.say(w.TooBig(neighbour, size))
 
+    # ---- the other workers of this host
+
+    def _hand_over(self, frame: bytes) -> None:
+        assert self._bus is not None
+        self._bus.say(0, Spread(frame))
+
+    def _tell_news(self) -> None:
+        macs = self._peers.macs
+        if self._bus is not None:
+            for mac, place in macs.news:
+                self._bus.tell_all(Learned(mac, place))
+        macs.news.clear()
+
+    def _hear(self, fd: int, now: Instant) -> None:
+        assert self._bus is not None
+        try:
+            for message in self._bus.messages(fd):
+                match message:
+                    case Learned(mac, place):
+                        self._peers.macs.learn(mac, place, now, told=True)
+                    case Spread(frame):
+                        self._uplink.spread(frame)
+                    case Reported(short_id, body):
+                        if (peer := self._peers.peers.get(short_id)) is not None:
+                            self._reported(peer, body, now)
+        except ConnectionResetError:
+            self._daemon.open = False
+
+    @staticmethod
+    def _reported(peer: Peer, body: bytes, now: Instant) -> None:
+        whole, lost = REPORT_BODY.unpack(body)
+        peer.size.reported(whole, lost, now)
+
     # ---- what peers say to workers
 
     def _send_probe(self, short_id: ShortID, number: int, size: int, now: Instant) -> None:
@@ -183,8 +231,9 @@ class Worker:
             if kind == REPORT:
                 if len(body) != REPORT_BODY.size:
                     raise MalformedMessageError(f"report of {len(body)} octets")
-                whole, lost = REPORT_BODY.unpack(body)
-                peer.size.reported(whole, lost, now)
+                self._reported(peer, body, now)
+                if self._bus is not None:
+                    self._bus.tell_all(Reported(peer.short_id, body))
                 return
             number, size = probes.parse(body)
             if kind == PROBE_REPLY:
