@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from mesh.errors import OperatorError
 from tests.e2e.daemons import BACK_WITHIN, addresses, site_of, until_all_pairs, weaver
 from weaver.lab import kernel
+from weaver.lab.book import BASE
 from weaver.lab.capture import Tap, capturing, holds, octets_on
 from weaver.lab.lab import Lab
 from weaver.lab.plan import Order, Shape
@@ -194,6 +197,53 @@ def test_demo_ends_well_and_leaves_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 of 6" in done.stdout
     assert not [n for n in kernel.namespaces() if n.startswith("demotest")]
+
+
+@pytest.mark.parametrize("at", ["namespaces for", "daemons ready", "pods ping in all pairs"])
+def test_ctrl_c_and_again_leaves_nothing(at: str) -> None:
+    """As a terminal sends it: to the whole process group, and people press it more than once."""
+    command = [sys.executable, "-m", "weaver", "lab", "demo", "--name", "ctrlctest"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as demo:
+        assert demo.stdout is not None
+        assert any(at in line for line in demo.stdout), "the demo ended before"
+        deadline = time.monotonic() + 60
+        while demo.poll() is None:
+            assert time.monotonic() < deadline
+            os.killpg(demo.pid, signal.SIGINT)
+            time.sleep(0.03)  # between two presses; the wait is for the end
+        assert demo.returncode in (130, -signal.SIGINT)
+    assert not [n for n in kernel.namespaces() if n.startswith("ctrlctest")]
+    assert not (BASE / "ctrlctest").exists()
+    assert not processes_naming("weaver-lab/ctrlctest")
+
+
+def processes_naming(text: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if text.encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
+
+
+def test_exec_is_the_command_itself(chain: Lab) -> None:
+    """Its exit code, and the signals as a shell would have set them."""
+    command = [sys.executable, "-m", "weaver", "lab", "exec", "--name", chain.name, "h1-p1", "--"]
+    done = subprocess.run([*command, "sh", "-c", "exit 42"], check=False)
+    assert done.returncode == 42
+    piped = [*command, "sh", "-c", "yes | head -n 1"]
+    done_piped = subprocess.run(piped, capture_output=True, text=True, check=False)
+    assert (done_piped.stdout, done_piped.stderr) == ("y\n", "")
+
+
+def test_start_all_starts_those_that_do_not_run(chain: Lab) -> None:
+    assert chain.start(["all"]) == []
+    with pytest.raises(OperatorError, match="runs already"):
+        chain.start(["h2"])
+    chain.kill(["h2"])
+    assert chain.start(["all"]) == ["h2"]
 
 
 def test_a_narrow_underlay_stalls_nothing(tmp_path: Path) -> None:

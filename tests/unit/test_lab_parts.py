@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mesh.errors import OperatorError
-from weaver.lab import commands
+from weaver.lab import commands, interrupts
 from weaver.lab.book import Book, locked
 from weaver.lab.capture import Tap, holds
 from weaver.lab.commands import status_text
@@ -159,7 +160,11 @@ def test_a_marker_is_found_wherever_it_lies(tmp_path: Path, before: int) -> None
         (["up", "--name", "no-dash"], 2, "cannot name a lab"),
         (["up", "--deny", "h1"], 2, "h1:h5"),
         (["up", "--hosts", "2", "--topology", "chain", "--deny", "h1:h2"], 2, "falls apart"),
+        (["up", "--timeout", "nan"], 2, "above 0"),
+        (["up", "--timeout", "0"], 2, "above 0"),
+        (["up", "--password", ""], 2, "--password is empty"),
         (["status", "--name", "nosuchlab"], 1, "no lab nosuchlab is up"),
+        (["start", "--name", "nosuchlab", "all"], 1, "no lab nosuchlab is up"),
         (["exec", "--name", "nosuchlab", "h1", "--", "true"], 1, "no lab nosuchlab is up"),
     ],
 )
@@ -170,6 +175,33 @@ def test_refusals_are_one_line_and_a_code(
     said = capsys.readouterr().err
     assert words in said
     assert len(said.splitlines()) == 1
+
+
+def test_the_second_ctrl_c_interrupts_nothing_and_after_it_all_is_as_before() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    cleared = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleared.append("all")
+
+    with interrupts.ended_once(), pytest.raises(KeyboardInterrupt):
+        work()
+    assert cleared == ["all"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_is_undisturbed_is_so_for_its_tools_too() -> None:
+    with interrupts.undisturbed():
+        os.kill(os.getpid(), signal.SIGHUP)
+        done = subprocess.run(
+            ["sh", "-c", "kill -INT $$; echo alive"], capture_output=True, check=False
+        )
+    assert done.stdout == b"alive\n"
 
 
 @pytest.mark.parametrize("argv", [[], ["fly"], ["up", "--topology", "cube"], ["cut", "h1"]])

@@ -48,7 +48,8 @@ class Book:
             return None
         except (OSError, ValueError, KeyError, TypeError) as err:
             raise OperatorError(
-                f"{path} cannot be read ({err}); `weaver lab down` still clears the lab away"
+                f"{path} cannot be read ({err}); `weaver lab down` still clears the lab away",
+                "lab-unreadable",
             ) from err
 
     @classmethod
@@ -103,7 +104,7 @@ def _acquire(path: Path) -> int:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(lock)
-                raise OperatorError(f"another lab command holds {path}") from None
+                raise OperatorError(f"another lab command holds {path}", "lab-busy") from None
             time.sleep(0.05)
         except FileNotFoundError:
             os.close(lock)

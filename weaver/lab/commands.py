@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from mesh.errors import OperatorError, WeaverError
-from weaver.lab import kernel
+from weaver.lab import interrupts, kernel
 from weaver.lab.lab import UP_TIMEOUT, Lab
 from weaver.lab.plan import Host, Order, Shape, check_name, parse_deny
 from weaver.status import table
@@ -54,12 +53,16 @@ def parser() -> argparse.ArgumentParser:
     cut.add_argument("first", metavar="HOST")
     cut.add_argument("second", metavar="HOST")
     _command(commands, "heal", "undo every cut")
-    for name, text in (
-        ("kill", "SIGKILL the daemons of hosts; their pods stay"),
-        ("start", "start killed daemons again, with their state and flags"),
+    for name, text, help_text in (
+        ("kill", "SIGKILL the daemons of hosts; their pods stay", "or the word: all"),
+        (
+            "start",
+            "start killed daemons again, with their state and flags",
+            "or the word all: every one that does not run",
+        ),
     ):
         _command(commands, name, text).add_argument(
-            "hosts", nargs="+", metavar="HOST", help="or the word: all"
+            "hosts", nargs="+", metavar="HOST", help=help_text
         )
     _command(commands, "down", "remove every trace of a lab")
     _command(commands, "demo", "five hosts, a relay, a capture, a crash: the whole product shown")
@@ -76,6 +79,10 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:  #
 
 
 def _up(args: argparse.Namespace, lab: Lab) -> int:
+    if not (math.isfinite(args.timeout) and args.timeout > 0):
+        raise OperatorError(f"--timeout is a number of seconds above 0, not {args.timeout}")
+    if args.password == "":
+        raise OperatorError("--password is empty; leave it out for a mesh that is not encrypted")
     order = Order(
         name=args.name,
         hosts=args.hosts,
@@ -107,7 +114,7 @@ def status_text(status: dict[str, Any]) -> str:
         about = (
             host["name"],
             host["state"],
-            host["underlay"] or host["underlay6"],
+            host["underlay"],
             " ".join(host["neighbours"]),
         )
         pods = host["pods"] or [{"name": None, "address": None}]
@@ -127,6 +134,7 @@ def _exec(args: argparse.Namespace, lab: Lab) -> int:
         )
     env = lab.site(place).environment if isinstance(place, Host) else dict(os.environ)
     command = kernel.inside(place.namespace, argv)
+    interrupts.as_at_birth()
     os.execvpe(command[0], command, env)  # noqa: S606  # running it is what exec is for
 
 
@@ -149,8 +157,8 @@ def _kill(args: argparse.Namespace, lab: Lab) -> int:
 
 
 def _start(args: argparse.Namespace, lab: Lab) -> int:
-    lab.start(args.hosts)
-    print("ready: " + " ".join(args.hosts))
+    started = lab.start(args.hosts)
+    print("ready: " + (" ".join(started) or "all run already"))
     return FINE
 
 
@@ -181,21 +189,16 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Lab], int]] = {
 def main(argv: list[str]) -> int:
     """Run one lab command; its exit code. SIGTERM and SIGHUP clear up like Ctrl-C."""
     args = parser().parse_args(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     try:
-        check_name(args.name)
-        return COMMANDS[args.command](args, Lab(args.name))
+        with interrupts.ended_once():
+            check_name(args.name)
+            return COMMANDS[args.command](args, Lab(args.name))
     except OperatorError as err:
         print(f"weaver lab: {err}", file=sys.stderr)
-        return FAILED if err.reason == "no-lab" else USAGE
+        return USAGE if err.reason == OperatorError.reason else FAILED
     except (WeaverError, TimeoutError, OSError) as err:
         print(f"weaver lab: {err}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("weaver lab: interrupted", file=sys.stderr)
         return INTERRUPTED
-
-
-def _interrupt(number: int, _: FrameType | None) -> None:
-    raise KeyboardInterrupt(signal.Signals(number).name)

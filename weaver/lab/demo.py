@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from weaver.lab.capture import Tap, capturing, holds, octets_on
+from weaver.lab.interrupts import undisturbed
 from weaver.lab.lab import Lab
 from weaver.lab.plan import Order, Plan, Pod, Shape
 from weaver.lab.traffic import send_marked, tcp_rate, unreachable_pairs
@@ -33,7 +34,7 @@ def demo(lab: Lab) -> bool:
     rows: list[Row] = []
     began = time.monotonic()
     lab.up(order, secrets.token_urlsafe(16))
-    try:
+    try:  # nothing between the two: from here on whatever happens takes the lab down
         plan = lab.plan()
         with tempfile.TemporaryDirectory(prefix="weaver-demo-") as directory:
             _pings(lab, plan, rows)
@@ -41,7 +42,7 @@ def demo(lab: Lab) -> bool:
             _secrecy(lab, plan, rows, Path(directory))
             _crash(lab, plan, rows)
     finally:
-        with lab.progress.step("everything removed"):
+        with undisturbed(), lab.progress.step("everything removed"):
             lab.down()
     failed = [row for row in rows if row[2] != "ok"]
     sys.stdout.write("\n" + table(("SHOWN", "MEASURED", ""), rows))

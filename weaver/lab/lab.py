@@ -14,6 +14,7 @@ from mesh.errors import OperatorError
 from weaver.lab import kernel, neighbours
 from weaver.lab.book import BASE, Book, locked
 from weaver.lab.host import Site, address_of
+from weaver.lab.interrupts import undisturbed
 from weaver.lab.plan import Host, Order, Plan, Wire, draw, owns_namespace
 from weaver.lab.processes import Process, kill, with_children
 from weaver.lab.waiting import NotYetError, Progress, wait_until
@@ -48,19 +49,22 @@ class Lab:
         """Build everything and wait until all of it works; what fails is cleared away again."""
         plan = draw(order)
         if os.geteuid() != 0:
-            raise OperatorError("a lab makes network namespaces: that needs root")
+            raise OperatorError("a lab makes network namespaces: that needs root", "not-root")
         with locked(self.base, self.name):
             if self.directory.exists():
-                raise OperatorError(f"lab {self.name} is up already; `weaver lab down` ends it")
+                raise OperatorError(
+                    f"lab {self.name} is up already; `weaver lab down` ends it", "lab-up"
+                )
             try:
                 self._build(plan, password, options, time.monotonic() + timeout)
             except BaseException:
-                self._clear()
+                with undisturbed():
+                    self._clear()
                 raise
 
     def down(self) -> None:
         """Remove every process, namespace and file of this lab; nothing to remove is fine."""
-        with locked(self.base, self.name):
+        with locked(self.base, self.name), undisturbed():
             self._clear()
 
     def _build(
@@ -151,7 +155,7 @@ class Lab:
         return {
             "name": host.name,
             "namespace": host.namespace,
-            "underlay": None if plan.order.ipv6 else host.underlay,
+            "underlay": host.underlay6 if plan.order.ipv6 else host.underlay,
             "underlay6": host.underlay6,
             "neighbours": [near.name for near in plan.neighbours(host)],
             "pid": daemon.pid if daemon is not None and alive else None,
@@ -197,22 +201,31 @@ class Lab:
             running = [book.daemons[h.name] for h in hosts if h.name in book.daemons]
             kill([member for daemon in running for member in with_children(daemon)])
 
-    def start(self, names: Sequence[str]) -> None:
-        """Start daemons again with the state and the flags they had; wait until they are ready."""
+    def start(self, names: Sequence[str]) -> list[str]:
+        """Start daemons again with the state and the flags they had; wait until they are ready.
+
+        ``all`` means all that do not run. The answer names those that were started.
+        """
         with locked(self.base, self.name):
             book = self.book()
             plan = draw(book.order)
             hosts = self._hosts(plan, names)
-            for host in hosts:
-                daemon = book.daemons.get(host.name)
-                if daemon is not None and daemon.is_alive:
-                    raise OperatorError(f"{host.name} runs already; `weaver lab kill` ends it")
+            running = [h for h in hosts if h.name in book.daemons and book.daemons[h.name].is_alive]
+            if list(names) == ["all"]:
+                hosts = [host for host in hosts if host not in running]
+            elif running:
+                raise OperatorError(
+                    f"{running[0].name} runs already; `weaver lab kill` ends it", "lab-host-runs"
+                )
             self._launch(plan, book, hosts)
             self._wait_ready(book, hosts, time.monotonic() + START_TIMEOUT)
+            return [host.name for host in hosts]
 
     @staticmethod
     def _hosts(plan: Plan, names: Sequence[str]) -> list[Host]:
-        return list(plan.hosts) if list(names) == ["all"] else [plan.host(n) for n in names]
+        if list(names) == ["all"]:
+            return list(plan.hosts)
+        return [plan.host(name) for name in dict.fromkeys(names)]
 
     # ---- inside
 
