@@ -15,6 +15,16 @@ FAIRNESS = 16
 """The first slices are equal to one part in so many."""
 
 
+_UNFIT = tuple(
+    ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"),
+        *("::/127", "fe80::/10", "ff00::/8"),
+    )
+)
+"""What the kernel keeps for itself, one link, or many: no pod could use an address of these."""
+
+
 @dataclass(frozen=True, slots=True)
 class AddressRange:
     """``[start, end)`` of one family (4 or 6), with the prefix length pods are given."""
@@ -33,6 +43,11 @@ class AddressRange:
             raise OperatorError(f"not a range of addresses: {text!r} ({err})", "bad-range") from err
         if network.num_addresses < 4:
             raise OperatorError(f"a range needs at least 4 addresses: {text}", "bad-range")
+        for unfit in _UNFIT:
+            if network.version == unfit.version and network.overlaps(unfit):
+                raise OperatorError(
+                    f"{text} holds addresses that no pod can have: {unfit}", "bad-range"
+                )
         start = int(network.network_address)
         end = start + network.num_addresses
         return cls(Address(start), Address(end), network.version, network.prefixlen)

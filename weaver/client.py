@@ -6,11 +6,14 @@ import http.client
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 DEFAULT_SOCKET = "/run/weaver/weaver.sock"
 TIMEOUT = 60.0
+GONE_TIMEOUT = 15.0
+"""Seconds a daemon may take to end: calls under way are waited for."""
 
 
 class NoDaemonError(Exception):
@@ -49,6 +52,15 @@ class Client:
     def delete(self, path: str, **body: Any) -> Any:  # noqa: ANN401
         return self._ask("DELETE", path, body)
 
+    def wait_until_gone(self) -> bool:
+        """Whether the daemon has let everything go: removing its socket is the last it does."""
+        deadline = time.monotonic() + GONE_TIMEOUT
+        while Path(self.path).exists():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:  # noqa: ANN401
         connection = _UnixConnection(self.path)
         data = None if body is None else json.dumps(body)
@@ -57,8 +69,17 @@ class Client:
             connection.request(method, path, data, headers)
             response = connection.getresponse()
             text = response.read().decode()
+        except PermissionError as err:
+            raise RefusedError(
+                "socket-forbidden", f"only its owner may use {self.path}: are you root?"
+            ) from err
+        except TimeoutError as err:
+            raise RefusedError(
+                "timed-out", f"no answer on {self.path} within {TIMEOUT:.0f} s"
+            ) from err
         except (OSError, http.client.HTTPException) as err:
-            raise NoDaemonError(f"no weaver answers on {self.path} ({err})") from err
+            why = getattr(err, "strerror", None) or err
+            raise NoDaemonError(f"no weaver answers on {self.path}: {why}") from err
         finally:
             connection.close()
         if "json" not in (response.getheader("Content-Type") or ""):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from ipam.address import AddressRange
@@ -17,6 +19,9 @@ come (VXLAN inside WireGuard on 1,500) fit it as well."""
 
 DEFAULT_LANES = 4
 """Processes of the sleeve's worker at the most, where nobody says how many."""
+
+MAX_SOCKET_PATH = 107
+"""Octets the kernel takes."""
 
 MIN_MTU, MAX_MTU = 576, 65000
 
@@ -53,6 +58,8 @@ class Config:
         for port in (self.port, self.sleeve_port, self.probe_port):
             if not 0 < port < 65536:
                 raise OperatorError(f"not a port: {port}", "bad-port")
+        if self.sleeve_port == self.probe_port:
+            raise OperatorError("--sleeve-port and --probe-port are both UDP", "bad-port")
         if not 1 <= self.conn_limit <= 4096:
             raise OperatorError("--conn-limit is 1 to 4096", "bad-limit")
         if not 1.0 <= self.liveness_timeout <= 300.0:
@@ -68,6 +75,8 @@ class Config:
             raise OperatorError("--seed and --observer exclude each other", "bad-request")
         if self.http:
             http_address(self.http)
+        if len(os.fsencode(self.socket)) > MAX_SOCKET_PATH:
+            raise OperatorError(f"--run-dir is too long for a socket's path: {self.run_dir}")
 
     def lanes(self, cores: int) -> int:
         """Processes of the sleeve's worker on a host of so many cores: half of them by default,
@@ -84,6 +93,17 @@ class Config:
 
 
 def http_address(text: str) -> tuple[str, int]:
-    """Host and port of ``--http``. Raises OperatorError."""
+    """Host and port of ``--http``. Raises OperatorError.
+
+    Loopback only: whoever can connect may read everything, and nothing there is encrypted.
+    """
     target = Target.parse(text, 6784)
+    try:
+        fits = target.host == "localhost" or ip_address(target.host).is_loopback
+    except ValueError:
+        fits = False
+    if not fits:
+        raise OperatorError(
+            f"--http is a loopback address such as 127.0.0.1:6784, not {text}", "bad-http"
+        )
     return target.host, target.port

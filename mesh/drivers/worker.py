@@ -57,6 +57,7 @@ class Lane:
                 *(lane if others else ()),
                 pass_fds=(*fds.values(), *others),
                 stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # a terminal's Ctrl-C is for the daemon, which ends it
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             )
         except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from mesh.errors import OperatorError
 from tests.drivers.test_mesh_driver import free_port
 from weaver.api.routes import ROUTES, openapi
-from weaver.api.server import MAX_BODY, ApiServer, make_app
+from weaver.api.server import MAX_BODY, ApiServer, load_token, make_app, make_way
 from weaver.daemon.events import EventLog
 from weaver.daemon.facade import Facade
 
@@ -96,6 +97,9 @@ async def test_the_socket_and_the_token_are_their_owners_alone(api: Api, tmp_pat
         ("POST", "/v1/connect", {"peers": [1]}, 400, "bad-request"),
         ("POST", "/v1/connect", {"peers": ["x"], "more": 1}, 400, "bad-request"),
         ("POST", "/v1/connect", b"x" * (MAX_BODY + 1), 413, "too-large"),
+        ("POST", "/v1/ipam/allocate", {"container": "\ud800"}, 400, "bad-request"),
+        ("POST", "/v1/ipam/allocate", {"container": "a\0b"}, 400, "bad-request"),
+        ("POST", "/v1/ipam/allocate", {"container": "x" * 5000}, 400, "bad-request"),
         (
             "POST",
             "/v1/attachments",
@@ -122,6 +126,8 @@ async def test_what_is_wrong_is_one_json_error(
         ({"Origin": "http://evil.example"}, 403, "wrong-origin"),
         ({}, 401, "no-token"),
         ({"Authorization": "Bearer wrong"}, 403, "wrong-token"),
+        ({"Authorization": "Bearer "}, 401, "no-token"),
+        ({"Authorization": "Basic wrong"}, 401, "no-token"),
     ],
 )
 async def test_the_port_refuses_what_others_could_send(
@@ -140,6 +146,43 @@ async def test_reading_on_the_port_needs_no_token_but_our_host(api: Api) -> None
     assert (await api.ask("GET", "/v1/version", unix=False, Host="evil.example"))[0] == 403
     assert await api.ask("GET", "/healthz", unix=False) == (200, "ok\n")
     assert await api.ask("GET", "/readyz", unix=False) == (200, "ok\n")
+
+
+@pytest.mark.parametrize("before", ["", "\n", None])
+def test_a_token_is_made_whole_and_kept(tmp_path: Path, before: str | None) -> None:
+    """An empty file, as a full disk left it, would lock everybody out for good."""
+    file = tmp_path / "api-token"
+    if before is not None:
+        file.write_text(before)
+    token = load_token(file)
+    assert len(token) > 32
+    assert load_token(file) == token
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_cannot_be_a_token_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError) as caught:
+        load_token(tmp_path)
+    assert caught.value.reason == "token-unusable"
+
+
+async def test_a_living_daemons_socket_is_left_alone(api: Api) -> None:
+    with pytest.raises(OperatorError) as caught:
+        make_way(api.socket)
+    assert caught.value.reason == "socket-in-use"
+    assert await api.ask("GET", "/healthz") == (200, "ok\n")
+
+
+def test_a_dead_daemons_socket_is_no_hindrance(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "weaver.sock"
+    make_way(path)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    make_way(path)
+    assert not path.exists()
+    with pytest.raises(OperatorError) as caught:
+        make_way(Path("/dev/null/weaver.sock"))
+    assert caught.value.reason == "run-dir-unusable"
 
 
 async def test_events_are_streamed(api: Api) -> None:

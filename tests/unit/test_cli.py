@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from weaver.cli.main import COMMANDS, main, parser
+from weaver.cli.reset import remove_state
 
 COMMAND_NAMES = [*COMMANDS, "launch", "setup-cni"]
 
@@ -59,6 +61,21 @@ def test_help_loads_nothing_heavy() -> None:
         ["launch", "--seed", "--observer"],
         ["launch", "--http", "nowhere:99999"],
         ["launch", "--password", "a", "--password-file", "/b"],
+        ["launch", "--password", ""],
+        ["launch", "--http", "0.0.0.0:6784"],
+        ["launch", "--http", "6784"],
+        ["launch", "--http", "example.net:6784"],
+        ["launch", "--range", "0.0.0.0/0"],
+        ["launch", "--range", "127.0.0.0/8"],
+        ["launch", "--range", "224.0.0.0/8"],
+        ["launch", "--range", "fe80::/64"],
+        ["launch", "1.2.3"],
+        ["launch", "300.1.1.1"],
+        ["launch", "0.0.0.0"],
+        ["launch", "224.0.0.1"],
+        ["launch", "alpha:"],
+        ["launch", "--run-dir", "/run/" + "a" * 120],
+        ["launch", "--sleeve-port", "6786"],
     ],
     ids=" ".join,
 )
@@ -97,7 +114,33 @@ def test_version_works_without_a_daemon() -> None:
 
 def test_reset_without_anything_is_fine(tmp_path: object) -> None:
     done = weaver("--socket", "/nonexistent/x", "reset", "--state-dir", f"{tmp_path}/none")
-    assert (done.returncode, done.stdout) == (
-        0,
-        "handing the address space over …\nnothing to reset\n",
-    )
+    assert (done.returncode, done.stdout) == (0, "nothing to reset\n")
+
+
+def test_reset_of_a_dead_daemon_elsewhere_leaves_the_default_state_alone() -> None:
+    done = weaver("--socket", "/nonexistent/x", "reset")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--state-dir (no-daemon)" in done.stderr
+
+
+def test_reset_removes_its_own_files_and_no_others(tmp_path: Path) -> None:
+    ours = ("identity", "facts.json", "ipam.db", "ipam.db-wal", "api-token", "lock")
+    for name in (*ours, "lockfile", "identity.backup"):
+        (tmp_path / name).touch()
+    assert not remove_state(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity.backup", "lockfile"]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert remove_state(tmp_path)
+    assert not tmp_path.exists()
+
+
+def test_a_lab_takes_no_socket(capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ([], ["status"], ["up", "--hosts", "3"]):
+        assert main(["--socket", "/x", "lab", *more]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_an_empty_password_is_no_password_by_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEAVER_PASSWORD", "")
+    assert main(["launch"]) == 2

@@ -20,9 +20,15 @@ from weaver.logs import set_up
 
 def config_of(args: argparse.Namespace) -> Config:
     """Check the flags. Raises OperatorError."""
-    password = args.password or os.environ.get("WEAVER_PASSWORD")
-    if args.password_file and args.password:
+    if args.password_file and args.password is not None:
         raise OperatorError("--password and --password-file exclude each other", "bad-request")
+    password = os.environ.get("WEAVER_PASSWORD") if args.password is None else args.password
+    if password == "" and not args.password_file:
+        # A script's variable that is not set must not turn the encryption off.
+        raise OperatorError(
+            "the password is empty; without --password and WEAVER_PASSWORD a mesh is not encrypted",
+            "bad-password",
+        )
     return Config(
         peers=tuple(Target.parse(text, args.port) for text in args.peers),
         nickname=args.nickname or socket.gethostname(),
@@ -71,7 +77,7 @@ def _listen(port: int) -> socket.socket:
 
 
 async def _run(config: Config, listening: socket.socket) -> None:
-    from weaver.api.server import ApiServer
+    from weaver.api.server import ApiServer, make_way
     from weaver.cni.server import CniServer
     from weaver.daemon.daemon import Daemon
     from weaver.daemon.facade import Facade
@@ -82,13 +88,17 @@ async def _run(config: Config, listening: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.stopping.set)
+    reload = facade.reload_on_signal
+    loop.add_signal_handler(signal.SIGHUP, lambda: daemon.background(reload(), "reload"))
+    make_way(config.socket)
     await daemon.start()
     cni = CniServer(daemon.attacher, facade.not_ready)
-    loop.add_signal_handler(signal.SIGHUP, lambda: daemon.background(facade.reload(), "reload"))
     try:
         http = http_address(config.http) if config.http else None
         await api.start(config.socket, http, config.state_dir / "api-token")
+        daemon.sockets.append(config.socket)
         await cni.start(config.cni_socket)
+        daemon.sockets.append(config.cni_socket)
         await daemon.stopping.wait()
     finally:
         await cni.close()

@@ -58,12 +58,12 @@ def parser() -> argparse.ArgumentParser:
     expose.add_argument("--address")
     _command(commands, "hide", "take the host's address away")
     _reader(commands, "ps", "list attached containers")
-    _command(commands, "report", "print everything as JSON, for a bug report")
+    _reader(commands, "report", "print everything as JSON, for a bug report")
     _command(commands, "reload", "read the password file again")
     _command(commands, "stop", "stop the daemon; pods keep their devices")
-    reset = _command(commands, "reset", "hand the address space over and remove every trace")
+    reset = _command(commands, "reset", "hand the address space over, remove devices and state")
     reset.add_argument("--force", action="store_true", help="also when nobody takes the space over")
-    reset.add_argument("--state-dir", default="/var/lib/weaver")
+    reset.add_argument("--state-dir", help="with no daemon running (/var/lib/weaver)")
     _ipam(commands)
     setup = _command(commands, "setup-cni", "install the CNI plugins and a configuration")
     setup.add_argument("--dir", default="/opt/cni/bin", help="of the plugins (/opt/cni/bin)")
@@ -71,7 +71,8 @@ def parser() -> argparse.ArgumentParser:
     setup.add_argument("--cni-socket", default="/run/weaver/cni.sock")
     setup.add_argument("--remove", action="store_true")
     _reader(commands, "version", "show the versions of this command and the daemon")
-    commands.add_parser("lab", help="whole meshes on one machine", add_help=False)
+    lab = commands.add_parser("lab", help="whole meshes on one machine", add_help=False)
+    lab.add_argument("rest", nargs=argparse.REMAINDER)
     return top
 
 
@@ -222,16 +223,27 @@ def _reset(args: argparse.Namespace, client: Client) -> int:
 
 
 def _version(args: argparse.Namespace, client: Client) -> int:
-    from weaver.client import NoDaemonError
+    from weaver.client import NoDaemonError, RefusedError
 
-    value = {"client": __version__, "daemon": None}
+    value, otherwise = {"client": __version__, "daemon": None}, "not running"
     try:
         value["daemon"] = client.get("/v1/version")["version"]
     except NoDaemonError:
-        value["daemon"] = None
+        pass
+    except RefusedError as err:
+        otherwise = f"unknown: {err}"
     return _print(
-        args, value, lambda v: f"client {v['client']}\ndaemon {v['daemon'] or 'not running'}\n"
+        args, value, lambda v: f"client {v['client']}\ndaemon {v['daemon'] or otherwise}\n"
     )
+
+
+def _stop(_: argparse.Namespace, client: Client) -> int:
+    client.post("/v1/stop")
+    if not client.wait_until_gone():
+        print("weaver: it was told to, and has not ended yet (timed-out)", file=sys.stderr)
+        return FAILED
+    print("stopped")
+    return FINE
 
 
 def _simple(path: str, said: str) -> Callable[[argparse.Namespace, Client], int]:
@@ -243,12 +255,22 @@ def _simple(path: str, said: str) -> Callable[[argparse.Namespace, Client], int]
     return run_it
 
 
-def _peers(path: str) -> Callable[[argparse.Namespace, Client], int]:
-    def run_it(args: argparse.Namespace, client: Client) -> int:
-        client.post(path, peers=args.peers)
-        return FINE
+def _connect(args: argparse.Namespace, client: Client) -> int:
+    client.post("/v1/connect", peers=args.peers)
+    return FINE
 
-    return run_it
+
+def _forget(args: argparse.Namespace, client: Client) -> int:
+    unknown = client.post("/v1/forget", peers=args.peers)["unknown"]
+    for target in unknown:
+        print(f"weaver: {target} was no target (unknown-target)", file=sys.stderr)
+    return OFF if unknown else FINE
+
+
+def _hide(_: argparse.Namespace, client: Client) -> int:
+    was = client.post("/v1/hide")["address"]
+    print("was not exposed" if was is None else f"hidden {was}")
+    return FINE
 
 
 def _detach(args: argparse.Namespace, client: Client) -> int:
@@ -273,17 +295,17 @@ def _report(_: argparse.Namespace, client: Client) -> int:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Client], int]] = {
-    "connect": _peers("/v1/connect"),
-    "forget": _peers("/v1/forget"),
+    "connect": _connect,
+    "forget": _forget,
     "status": _status,
     "attach": _attach,
     "detach": _detach,
     "expose": _expose,
-    "hide": _simple("/v1/hide", "hidden"),
+    "hide": _hide,
     "ps": _ps,
     "report": _report,
     "reload": _simple("/v1/passwords/reload", "password file read"),
-    "stop": _simple("/v1/stop", "stopping"),
+    "stop": _stop,
     "reset": _reset,
     "ipam": _ipam_verb,
     "version": _version,
@@ -297,6 +319,9 @@ def main(argv: Sequence[str]) -> int:
 
         return lab_main(list(argv[1:]))
     args = parser().parse_args(argv)
+    if args.command == "lab":
+        print("weaver: a lab's daemons have sockets of their own: no --socket", file=sys.stderr)
+        return USAGE
     if args.command == "launch":
         from weaver.cli.launch import launch
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -18,6 +19,7 @@ from typing import Protocol
 from ipam.address import Address, AddressRange
 from ipam.effects import AllocationKey
 from mesh.errors import OperatorError
+from weaver.config import MAX_MTU, MIN_MTU
 from weaver.daemon.attach_store import Attachment, AttachmentStore, Key
 from weaver.daemon.keyed_lock import KeyedLock
 from weaver.daemon.network import BRIDGE, NetworkPort, Route
@@ -29,6 +31,7 @@ __all__ = [
     "Attachment",
     "AttachmentStore",
     "IpamPort",
+    "check_request",
     "host_name",
 ]
 
@@ -76,6 +79,21 @@ class AttachRequest:
         return self.container, self.ifname
 
 
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+_IFNAME = re.compile(r"[^/:\s]{1,15}")
+
+
+def check_request(request: AttachRequest) -> None:
+    """What the kernel would refuse with a number only. Raises OperatorError "bad-request"."""
+    ifname, mac, mtu = request.ifname, request.mac, request.mtu
+    if not _IFNAME.fullmatch(ifname) or ifname in (".", "..") or len(ifname.encode()) > 15:
+        raise OperatorError(f"{ifname!r} cannot name an interface", "bad-request")
+    if mac is not None and (not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1):
+        raise OperatorError(f"{mac!r} is not one interface's MAC address", "bad-request")
+    if mtu is not None and not MIN_MTU <= mtu <= MAX_MTU:
+        raise OperatorError(f"an MTU is {MIN_MTU} to {MAX_MTU}, not {mtu}", "bad-request")
+
+
 def host_name(container: str, ifname: str) -> str:
     """The host end's name: 15 octets at most, the same every time for one attachment."""
     return "vw" + sha256(f"{container}\0{ifname}".encode()).hexdigest()[:13]
@@ -98,6 +116,12 @@ class Attacher:
 
     def list(self) -> builtins.list[Attachment]:
         return [row for _, row in sorted(self._rows.items()) if row.ready]
+
+    def uses(self, key: AllocationKey) -> bool:
+        """Whether an interface, or the bridge, has this key's address: it is not to be freed."""
+        if key == EXPOSED:
+            return self.exposed is not None
+        return (key.container, key.interface) in self._rows
 
     def get(self, container: str, ifname: str) -> Attachment | None:
         row = self._rows.get((container, ifname))

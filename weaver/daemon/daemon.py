@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Coroutine
+from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
@@ -66,6 +67,8 @@ class Daemon:
         self.events = EventLog()
         self.stopping = asyncio.Event()
         self.ready = False
+        self.sockets: list[Path] = []
+        """Ours; that they are gone says that we are, and have let everything go."""
         self._supervisor = Supervisor()
         self._loop = asyncio.get_running_loop()
         self.clock = LoopClock(self._loop)
@@ -131,6 +134,8 @@ class Daemon:
         self._store.close()
         self.attachments.close()
         self.devices.close()
+        for path in self.sockets:
+            path.unlink(missing_ok=True)
         self.state.close()
 
     def _make_router(self) -> Router:
@@ -191,7 +196,8 @@ class Daemon:
                 text = config.password_file.read_text()
             except (OSError, UnicodeDecodeError) as err:
                 raise OperatorError(
-                    f"cannot read {config.password_file}: {err}", "password-file-unreadable"
+                    f"cannot read {config.password_file}: {getattr(err, 'strerror', None) or err}",
+                    "password-file-unreadable",
                 ) from err
             return PasswordRing.derive(parse_password_file(text))
         if config.password is not None:

@@ -98,6 +98,7 @@ def _open_taps(lanes: int) -> list[int]:
     try:
         return open_taps(TAP, lanes)
     except OSError as err:
+        why = "; that needs root" if isinstance(err, PermissionError) else ""
         raise OperatorError(
-            f"cannot make the TAP device {TAP}: {err.strerror}", "tap-unavailable"
+            f"cannot make the TAP device {TAP}: {err.strerror}{why}", "tap-unavailable"
         ) from err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +13,10 @@ from mesh.connection.maker import DEFAULT_PORT, Target
 from mesh.errors import OperatorError
 from mesh.names import PeerName
 from weaver import __version__
-from weaver.daemon.attach import Attachment, AttachRequest
+from weaver.daemon.attach import Attachment, AttachRequest, check_request
 from weaver.daemon.daemon import HANDOVER_TIMEOUT, Daemon
+
+log = logging.getLogger(__name__)
 
 Json = Any
 
@@ -155,8 +158,12 @@ class Facade:
 
     def forget(self, peers: list[str]) -> Json:
         targets = self._targets(peers)
+        known = {row["target"] for row in self.part("targets")}
         self.daemon.mesh.forget(targets)
-        return {"targets": [str(t) for t in targets]}
+        return {
+            "targets": [str(t) for t in targets],
+            "unknown": [str(t) for t in targets if str(t) not in known],
+        }
 
     async def reload(self) -> Json:
         ring = await asyncio.to_thread(self.daemon.passwords)
@@ -168,7 +175,19 @@ class Facade:
         self.daemon.mesh.set_passwords(ring)
         return {"passwords": list(ring.ids)}
 
+    async def reload_on_signal(self) -> None:
+        """SIGHUP's reload has nobody to answer to but the log."""
+        if not self.daemon.ready:
+            log.warning("password file not read", extra={"reason": "starting"})
+            return
+        try:
+            ids = (await self.reload())["passwords"]
+            log.info("password file read", extra={"ids": " ".join(ids)})
+        except OperatorError as err:
+            log.warning("password file not read", extra={"reason": err.reason, "error": str(err)})
+
     async def attach(self, request: AttachRequest) -> Json:
+        check_request(request)
         self._usable()
         return _attachment(await self.daemon.attacher.attach(request))
 
@@ -196,7 +215,13 @@ class Facade:
         return self._address(await self.daemon.ipam.claim(key, number))
 
     async def ipam_free(self, container: str, interface: str) -> Json:
-        address = await self.daemon.ipam.free(AllocationKey(container, interface))
+        key = AllocationKey(container, interface)
+        if self.daemon.attacher.uses(key):
+            # Freed, it would be given to the next pod while this one still has it.
+            raise OperatorError(
+                f"{container} is using it; `weaver detach` or `weaver hide` gives it back", "in-use"
+            )
+        address = await self.daemon.ipam.free(key)
         return {"address": None if address is None else self.daemon.config.range.text(address)}
 
     async def ipam_reclaim(self, peer: str) -> Json:

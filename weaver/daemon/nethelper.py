@@ -246,7 +246,12 @@ def expose(nl: Netlink, r: Request) -> Answer:
 def hide(nl: Netlink, r: Request) -> Answer:
     address, _, prefix = r["address"].partition("/")
     nl.delete_address(r["bridge"], address, int(prefix))
-    return {"nat": _nft(nat.remove())}
+    return {"nat": remove_nat()}
+
+
+def remove_nat() -> str | None:
+    """Take our rules away; what went wrong, if anything did."""
+    return _nft(nat.remove())
 
 
 def _nft(ruleset: nat.Ruleset) -> str | None:

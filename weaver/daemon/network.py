@@ -139,6 +139,7 @@ class Network:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=MAX_ANSWER,
+                start_new_session=True,  # a terminal's Ctrl-C is for the daemon, which ends us
             )
         return self._process
 

@@ -19,6 +19,24 @@ VERSION = 1
 """Of facts.json. Another is left as it is, and the daemon does not start."""
 
 
+def lock(path: Path) -> int:
+    """Make the directory if need be, and hold it until the descriptor is closed.
+
+    Raises OperatorError: state-unwritable, state-in-use.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as err:
+        raise OperatorError(f"cannot use {path}: {err.strerror}", "state-unwritable") from err
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        os.close(held)
+        raise OperatorError(f"another weaver runs on {path}", "state-in-use") from err
+    return held
+
+
 class StateDir:
     """One daemon's directory, locked for as long as the daemon lives.
 
@@ -30,16 +48,7 @@ class StateDir:
         """Raises OperatorError: state-unwritable, state-in-use, state-corrupt, state-version."""
         self.path = path
         self.fault: str | None = None
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as err:
-            raise OperatorError(f"cannot use {path}: {err.strerror}", "state-unwritable") from err
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            os.close(self._lock)
-            raise OperatorError(f"another weaver runs on {path}", "state-in-use") from err
+        self._lock = lock(path)
         try:
             self._facts = self._load()
         except OperatorError:
