@@ -246,6 +246,18 @@ def test_start_all_starts_those_that_do_not_run(chain: Lab) -> None:
     assert chain.start(["all"]) == ["h2"]
 
 
+def test_a_namespace_that_somebody_made_is_left_alone() -> None:
+    kernel.run("ip", "netns", "add", "takentest-h1")
+    try:
+        lab = Lab("takentest", quiet=True)
+        with pytest.raises(kernel.KernelError, match="exists already"):
+            lab.up(Order(name="takentest", hosts=2, shape=Shape.MESH, pods=0))
+        assert "takentest-h1" in kernel.namespaces()
+    finally:
+        lab.down()
+    assert "takentest-h1" not in kernel.namespaces()
+
+
 def test_a_narrow_underlay_stalls_nothing(tmp_path: Path) -> None:
     """protocol.md 10.6: TCP crosses an underlay of 1,280 octets."""
     lab = Lab("narrowtest", quiet=True)

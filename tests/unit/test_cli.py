@@ -106,6 +106,16 @@ def test_no_daemon_is_3(args: list[str], capsys: pytest.CaptureFixture[str]) -> 
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("args", [["--help"], ["version", "--json"], ["lab", "--help"]])
+def test_a_full_disk_is_one_line(args: list[str]) -> None:
+    command = [sys.executable, "-m", "weaver", "--socket=/nonexistent/weaver.sock", *args]
+    if args[0] == "lab":
+        command.pop(3)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "weaver: No space left on device\n")
+
+
 def test_version_works_without_a_daemon() -> None:
     done = weaver("--socket", "/nonexistent/weaver.sock", "version", "--json")
     assert done.returncode == 0

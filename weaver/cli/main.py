@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -345,9 +346,16 @@ def main(argv: Sequence[str]) -> int:
 def run() -> None:
     """The console script."""
     try:
-        sys.exit(main(sys.argv[1:]))
-    except BrokenPipeError:
-        sys.stderr.close()
+        try:
+            code = main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()  # here, where what fails can still be told
+        sys.exit(code)
+    except OSError as err:
+        # Of what cannot be written nothing is to be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(err, BrokenPipeError):
+            print(f"weaver: {err.strerror or err}", file=sys.stderr)
         sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -40,12 +40,15 @@ class Book:
 
     @classmethod
     def read(cls, directory: Path) -> Book | None:
-        """The book in a directory, None when there is none. Raises OperatorError if unreadable."""
+        """The book in a directory, None when there is none. Raises OperatorError if unreadable,
+        PermissionError to whom the lab is not."""
         path = directory / "lab.json"
         try:
             return cls._from(json.loads(path.read_text()))
         except FileNotFoundError:
             return None
+        except PermissionError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as err:
             raise OperatorError(
                 f"{path} cannot be read ({err}); `weaver lab down` still clears the lab away",

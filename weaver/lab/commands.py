@@ -196,6 +196,9 @@ def main(argv: list[str]) -> int:
     except OperatorError as err:
         print(f"weaver lab: {err}", file=sys.stderr)
         return USAGE if err.reason == OperatorError.reason else FAILED
+    except PermissionError as err:
+        print(f"weaver lab: {err.filename}: {err.strerror}; labs are root's", file=sys.stderr)
+        return FAILED
     except (WeaverError, TimeoutError, OSError) as err:
         print(f"weaver lab: {err}", file=sys.stderr)
         return FAILED

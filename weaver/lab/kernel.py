@@ -45,13 +45,16 @@ def namespaces() -> set[str]:
     return set(os.listdir(NETNS)) if NETNS.is_dir() else set()
 
 
-def build(plan: Plan) -> None:
-    """Make every namespace and wire of the plan; none of them may exist."""
-    places: list[Host | Pod] = [*plan.hosts, *plan.pods]
-    taken = sorted({place.namespace for place in places} & namespaces())
+def check_free(plan: Plan) -> None:
+    """Whoever made a namespace of such a name is to remove it: what we clear away must be ours."""
+    taken = sorted({place.namespace for place in _places(plan)} & namespaces())
     if taken:
         raise KernelError(f"namespace {taken[0]} exists already; `weaver lab down` removes it")
-    _batch([], [f"netns add {place.namespace}" for place in places])
+
+
+def build(plan: Plan) -> None:
+    """Make every namespace and wire of the plan; none of them may exist."""
+    _batch([], [f"netns add {place.namespace}" for place in _places(plan)])
     for host in plan.hosts:
         _prepare(host)
     _batch([], [_veth(wire, plan.order.mtu) for wire in plan.wires])
@@ -59,6 +62,10 @@ def build(plan: Plan) -> None:
         _batch(["-n", host.namespace], _addressing(plan, host))
     for pod in plan.pods:
         run("ip", "-n", pod.namespace, "link", "set", "lo", "up")
+
+
+def _places(plan: Plan) -> list[Host | Pod]:
+    return [*plan.hosts, *plan.pods]
 
 
 def remove(names: Iterable[str]) -> None:

@@ -55,6 +55,7 @@ class Lab:
                 raise OperatorError(
                     f"lab {self.name} is up already; `weaver lab down` ends it", "lab-up"
                 )
+            kernel.check_free(plan)
             try:
                 self._build(plan, password, options, time.monotonic() + timeout)
             except BaseException:
