@@ -7,7 +7,18 @@ PEERS := wireguard-go wireguard-tools fastd tinc nebula openvpn openssl
 N ?= 20
 SEEDS ?= 1-20
 
-.PHONY: demo test check netns e2e sim planted bench bench-datapath bench-peers bench-control lab-clean clean packages
+.DEFAULT_GOAL := help
+.PHONY: help demo test check netns e2e sim planted bench bench-datapath bench-peers bench-control lab-clean clean packages
+
+help:
+	@echo "make demo        five hosts on this machine, two of which reach each other only through a third"
+	@echo "make test        every gate and every test"
+	@echo "make check       what needs no root: lint, types, contracts, unit and property tests"
+	@echo "make netns e2e   tests with real devices, with real daemons and container runtimes"
+	@echo "make sim         whole meshes under virtual time: SEEDS=1-200, or a list"
+	@echo "make planted     planted bugs, each of which a test must catch"
+	@echo "make bench       bench-datapath and bench-control N=20; beside others: bench-peers"
+	@echo "make lab-clean   remove a lab that was left behind; make clean: the build's files"
 
 # --- what the machine needs
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -36,11 +35,12 @@ def demo(lab: Lab) -> bool:
     lab.up(order, secrets.token_urlsafe(16))
     try:  # nothing between the two: from here on whatever happens takes the lab down
         plan = lab.plan()
-        with tempfile.TemporaryDirectory(prefix="weaver-demo-") as directory:
-            _pings(lab, plan, rows)
-            _relay(lab, plan, rows, Path(directory))
-            _secrecy(lab, plan, rows, Path(directory))
-            _crash(lab, plan, rows)
+        directory = lab.directory / "demo"  # goes with the lab, also after a SIGKILL
+        directory.mkdir()
+        _pings(lab, plan, rows)
+        _relay(lab, plan, rows, directory)
+        _secrecy(lab, plan, rows, directory)
+        _crash(lab, plan, rows)
     finally:
         with undisturbed(), lab.progress.step("everything removed"):
             lab.down()
