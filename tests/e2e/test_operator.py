@@ -78,6 +78,19 @@ def test_no_secret_is_in_the_report(lab: Lab, site: Site) -> None:
     assert (state / "identity").read_bytes().hex() not in report
 
 
+def test_what_happens_to_pods_and_worker_is_an_event(lab: Lab, site: Site) -> None:
+    netns = f"/run/netns/{lab.plan().hosts[0].pods[0].namespace}"
+    assert said(site, "attach", "seen", netns, "--interface", "seen0") == (0, "")
+    assert said(site, "detach", "seen") == (0, "")
+    os.kill(json.loads(weaver(site, "status", "--json").stdout)["worker"]["pid"], signal.SIGKILL)
+    until(lambda: "worker-died" in weaver(site, "report").stdout, site.last_words)
+    events = json.loads(weaver(site, "report").stdout)["events"]
+    about = [(e["event"], e.get("container")) for e in events]
+    assert ("ready", None) in about
+    assert about.index(("pod attached", "seen")) < about.index(("pod detached", "seen"))
+    assert {"worker-died"} == {e["reason"] for e in events if e["event"] == "worker lost"}
+
+
 def test_an_address_in_use_is_not_freed(lab: Lab, site: Site) -> None:
     """Else the next pod would be given an address that this one has."""
     pod = lab.plan().hosts[0].pods[0]

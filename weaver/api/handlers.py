@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from mesh.errors import OperatorError
 from weaver.api.metrics import metrics_text
@@ -41,7 +42,8 @@ class Handlers:
         return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=metrics_text(self._facade.status()), content_type="text/plain")
+        body = metrics_text(self._facade.status())
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def openapi(self, _: web.Request) -> Any:  # noqa: ANN401
         return openapi()

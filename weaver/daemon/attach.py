@@ -11,7 +11,7 @@ import asyncio
 import builtins
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Protocol
@@ -107,7 +107,10 @@ class Attacher:
         store: AttachmentStore,
         range: AddressRange,
         mtu: int,
+        note: Callable[[str, Attachment], None] = lambda what, row: None,
     ) -> None:
+        """``note`` is told, in a constant phrase, what became of a pod's interface."""
+        self._note = note
         self._ipam, self._network, self._store = ipam, network, store
         self._range, self._mtu = range, mtu
         self._rows = store.load()
@@ -184,6 +187,7 @@ class Attacher:
         mac, host_mac = await self._network.attach(row.wiring)
         ready = replace(row, mac=mac, host_mac=host_mac, ready=True)
         self._remember(ready)
+        self._note("pod attached", ready)
         return ready
 
     async def detach(self, container: str, ifname: str | None = None) -> int:
@@ -199,11 +203,13 @@ class Attacher:
 
     async def _detach(self, key: Key) -> bool:
         async with self._locks.held(key):
-            known = key in self._rows
+            row = self._rows.get(key)
             await self._network.delete([host_name(*key)])
             await self._ipam.free(AllocationKey(*key))
             self._forget(key)
-        return known
+            if row is not None and row.ready:
+                self._note("pod detached", row)
+        return row is not None
 
     async def exists(self, container: str, ifname: str) -> bool:
         """Whether an attachment's interface is really there."""

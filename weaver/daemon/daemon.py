@@ -47,7 +47,7 @@ from mesh.router.router import Router
 from mesh.wire.worker import GetCounters, ToWorker
 from weaver import __version__
 from weaver.config import Config
-from weaver.daemon.attach import Attacher, AttachmentStore
+from weaver.daemon.attach import Attacher, Attachment, AttachmentStore
 from weaver.daemon.devices import Devices
 from weaver.daemon.events import EventLog
 from weaver.daemon.network import Network
@@ -100,12 +100,17 @@ class Daemon:
             self.devices.for_worker,
             on_message=self.mesh.worker_said,
             on_started=self.mesh.worker_started,
-            on_lost=self.mesh.worker_lost,
+            on_lost=self._worker_lost,
         )
         await self.devices.setup()
         self.attachments = AttachmentStore(config.state_dir / "attachments.db")
         self.attacher = Attacher(
-            self.ipam, self.network, self.attachments, config.range, config.mtu
+            self.ipam,
+            self.network,
+            self.attachments,
+            config.range,
+            config.mtu,
+            note=self._note_pod,
         )
         try:
             await self.mesh.start(self._listening)
@@ -121,7 +126,7 @@ class Daemon:
         watch = self.devices.watch(self.attacher.ports, self.attacher.put_back)
         self._supervisor.spawn(watch, "devices")
         self.ready = True
-        log.info("ready", extra={"peer": self.identity.name, "nickname": config.nickname})
+        self._note("ready", peer=self.identity.name, nickname=config.nickname)
 
     async def close(self) -> None:
         """Stop; pods keep their devices, and the next start takes them up again."""
@@ -254,6 +259,14 @@ class Daemon:
                 self._note("peer forgotten", peer=peer)
             case CloneSuspected():
                 self._note("identity is in use elsewhere", reason="cloned-identity")
+
+    def _worker_lost(self, reason: str) -> None:
+        self.events.add("worker lost", {"reason": reason})  # the driver has logged more of it
+        self.mesh.worker_lost(reason)
+
+    def _note_pod(self, phrase: str, row: Attachment) -> None:
+        where = " ".join(row.addresses)
+        self._note(phrase, container=row.container, interface=row.ifname, address=where)
 
     def _note(self, phrase: str, **fields: object) -> None:
         log.info(phrase, extra=fields)
