@@ -82,7 +82,9 @@ def test_what_happens_to_pods_and_worker_is_an_event(lab: Lab, site: Site) -> No
     netns = f"/run/netns/{lab.plan().hosts[0].pods[0].namespace}"
     assert said(site, "attach", "seen", netns, "--interface", "seen0") == (0, "")
     assert said(site, "detach", "seen") == (0, "")
-    os.kill(json.loads(weaver(site, "status", "--json").stdout)["worker"]["pid"], signal.SIGKILL)
+    os.kill(
+        json.loads(weaver(site, "status", "--json").stdout)["worker"]["pids"][0], signal.SIGKILL
+    )
     until(lambda: "worker-died" in weaver(site, "report").stdout, site.last_words)
     events = json.loads(weaver(site, "report").stdout)["events"]
     about = [(e["event"], e.get("container")) for e in events]
