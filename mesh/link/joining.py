@@ -26,12 +26,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 
-from mesh.link.checksum import ones_sum
-from mesh.link.frames import GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CHECKSUM
+from mesh.link.frames import GSO_UDP_L4, NEEDS_CHECKSUM
+from mesh.link.joinable import (
+    AFTER4,
+    AFTER6,
+    CAN_SUM,
+    IPV4,
+    IPV6,
+    NETWORK,
+    PORTS4,
+    PORTS6,
+    TCP,
+    TCP_KINDS,
+    UDP,
+    may_lead,
+    same_headers,
+    shape_of,
+)
 from mesh.wire.sleeve import MAX_RECORD, VNET, VNET_SIZE
 
-MAX_FLOWS = 8
-"""Flows held at a time, which is what the kernel's GRO holds in one of its lists."""
+MAX_FLOWS = 32
+"""Flows held at a time. Flows take turns, and to let go of one for each frame of another would
+join nothing; to hold more costs no time, only ``MAX_JOINED`` octets each."""
 
 MAX_JOINED = MAX_RECORD
 """Octets of a super-frame with its offload header: below what pods' devices take unsegmented."""
@@ -43,19 +59,9 @@ saves."""
 MAX_UDP_SEGMENTS = 64
 """As in the kernel's GRO (UDP_GRO_CNT_MAX): receivers make their buffers for so many."""
 
-DATA_VALID = 2
-_TCP, _UDP = 6, 17
-_FIN, _SYN, _RST, _PSH, _URG, _CWR = 0x01, 0x02, 0x04, 0x08, 0x20, 0x80
-_ONLY_LAST = _FIN | _PSH
-_NEVER = _SYN | _RST | _URG | _CWR
-_ALONE = _NEVER | _ONLY_LAST
-
-_NETWORK = VNET_SIZE + 14
-_PORTS4, _PORTS6 = _NETWORK + 20, _NETWORK + 40
-_AFTER4, _AFTER6 = _PORTS4 + 8, _PORTS6 + 8
-_IPV4, _IPV6 = b"\x08\x00\x45", b"\x86\xdd"
-_TCP_KINDS = (GSO_TCPV4, GSO_TCPV6)
-_CAN_SUM = (NEEDS_CHECKSUM, DATA_VALID)
+MAX_TCP_SEGMENTS = 128
+"""Enough for the smallest usual segments (536 octets). Tens of thousands of one octet each would be
+a burst of packets out of all proportion to what was sent, where something has to cut them."""
 
 _HEAD4 = Struct("!28sHIH12sI").unpack_from
 """Up to IPv4's length; identification; fragment, TTL, protocol; checksum; addresses and ports;
@@ -64,6 +70,7 @@ TCP's sequence number, or UDP's length and checksum."""
 _HEAD6 = Struct("!32s36sI").unpack_from
 """Up to the hop limit; addresses and ports; as above."""
 
+_TWO = Struct("!H")
 _REST = tuple(Struct(f"{n}s").unpack_from for n in range(53))
 """So many octets: what a TCP header has after its sequence number, options included."""
 
@@ -89,7 +96,7 @@ class _Flow:
     def open(self) -> bool:
         """Make ready for further frames; False when the first is such that none can follow."""
         frame = bytes(self.buffer)
-        shape = _shape(frame)
+        shape = shape_of(frame)
         if shape is None or shape.is_last:
             return False
         self.shape, self.head = shape, shape.head
@@ -99,7 +106,7 @@ class _Flow:
         self.rest = None
         self.add_sequence = 0
         if shape.is_tcp:
-            after = _AFTER6 if shape.is_six else _AFTER4
+            after = AFTER6 if shape.is_six else AFTER4
             self.rest = frame[after : shape.head]
             self.take_rest = _REST[len(self.rest)]
             self.add_sequence = shape.payload
@@ -107,9 +114,9 @@ class _Flow:
         self.fixed = -1
         if not shape.is_six:
             self.ident = (shape.ident + shape.segments) & 0xFFFF
-            if frame[_NETWORK + 6] & 0x40:
+            if frame[NETWORK + 6] & 0x40:
                 self.fixed = shape.ident
-            check = int.from_bytes(frame[_NETWORK + 10 : _NETWORK + 12], "big")
+            check = int.from_bytes(frame[NETWORK + 10 : NETWORK + 12], "big")
             self.sum = (shape.ident + check) % 0xFFFF
         self.size = self.first
         return self.left > 0
@@ -117,8 +124,11 @@ class _Flow:
     def append(self, frame: memoryview) -> bool | None:
         """Any frame that can join, not only one like the first. None when it cannot join,
         else whether more can."""
-        mine, other = self.shape, _shape(bytes(frame))
-        if other is None or other.same != mine.same:
+        octets = bytes(frame)
+        mine, other = self.shape, shape_of(octets)
+        if other is None or other.head != mine.head or other.is_six != mine.is_six:
+            return None
+        if same_headers(octets, mine) != same_headers(self.buffer[: mine.head], mine):
             return None
         if not mine.is_six and other.ident not in (self.ident, self.fixed):
             return None
@@ -130,14 +140,14 @@ class _Flow:
             return None
         if len(self.buffer) + other.payload > MAX_JOINED:
             return None
-        if not mine.is_tcp and self._segments() + other.segments > MAX_UDP_SEGMENTS:
+        if other.segments > self._segments_left():
             return None
         self.buffer += frame[other.head :]
         if not mine.is_six:
             self.ident = (self.ident + other.segments) & 0xFFFF
         if mine.is_tcp:
             self.word = (self.word + other.payload) & 0xFFFFFFFF
-            self.buffer[(_PORTS6 if mine.is_six else _PORTS4) + 13] |= other.only_last
+            self.buffer[(PORTS6 if mine.is_six else PORTS4) + 13] |= other.only_last
         self.left = self._room()
         return not other.is_last and other.payload % mine.gso_size == 0 and self.left > 0
 
@@ -147,23 +157,22 @@ class _Flow:
         if len(buffer) == self.first:
             return buffer
         shape, size = self.shape, len(buffer)
-        ports = _PORTS6 if shape.is_six else _PORTS4
         if shape.is_six:
-            buffer[_NETWORK + 4 : _NETWORK + 6] = (size - ports).to_bytes(2, "big")
-            kind = GSO_TCPV6
+            ports = PORTS6
+            length = size - ports
+            _TWO.pack_into(buffer, NETWORK + 4, length)
         else:
-            buffer[_NETWORK + 2 : _NETWORK + 4] = (size - _NETWORK).to_bytes(2, "big")
-            buffer[_NETWORK + 10 : _NETWORK + 12] = b"\0\0"
-            check = 0xFFFF - ones_sum(bytes(buffer[_NETWORK:ports]))
-            buffer[_NETWORK + 10 : _NETWORK + 12] = check.to_bytes(2, "big")
-            kind = GSO_TCPV4
-        length = size - ports
-        offset = 16
-        if not shape.is_tcp:
+            ports = PORTS4
+            length = size - ports
+            _TWO.pack_into(buffer, NETWORK + 2, size - NETWORK)
+            (check,) = _TWO.unpack_from(buffer, NETWORK + 10)
+            _TWO.pack_into(buffer, NETWORK + 10, (check + self.first - size) % 0xFFFF)
+        if shape.is_tcp:
+            kind, offset = TCP_KINDS[shape.is_six], 16
+        else:
             kind, offset = GSO_UDP_L4, 6
-            buffer[ports + 4 : ports + 6] = length.to_bytes(2, "big")
-        value = (self.base + length) % 0xFFFF or 0xFFFF
-        buffer[ports + offset : ports + offset + 2] = value.to_bytes(2, "big")
+            _TWO.pack_into(buffer, ports + 4, length)
+        _TWO.pack_into(buffer, ports + offset, (self.base + length) % 0xFFFF or 0xFFFF)
         head, start = shape.head - VNET_SIZE, ports - VNET_SIZE
         VNET.pack_into(buffer, 0, NEEDS_CHECKSUM, kind, head, shape.gso_size, start, offset)
         return buffer
@@ -171,121 +180,31 @@ class _Flow:
     def _room(self) -> int:
         """How many more frames like the first there is room for."""
         shape = self.shape
-        left = (MAX_JOINED - len(self.buffer)) // shape.payload
-        if shape.is_tcp:
-            return left
-        return min(left, (MAX_UDP_SEGMENTS - self._segments()) // shape.segments)
+        octets = (MAX_JOINED - len(self.buffer)) // shape.payload
+        return min(octets, self._segments_left() // shape.segments)
 
-    def _segments(self) -> int:
-        return (len(self.buffer) - self.head) // self.shape.gso_size
-
-
-class _Shape:
-    """What a frame is that can be part of a super-frame."""
-
-    __slots__ = (
-        *("base", "gso_size", "head", "ident", "is_last", "is_partial", "is_six", "is_super"),
-        *("is_tcp", "only_last", "payload", "same", "segments", "sequence"),
-    )
-
-    is_six: bool
-    is_tcp: bool
-    is_partial: bool
-    """Its checksum is still to be done."""
-    is_super: bool
-    is_last: bool
-    """Nothing can follow it: its last segment is shorter, or says so."""
-    head: int
-    payload: int
-    gso_size: int
-    segments: int
-    ident: int
-    sequence: int
-    only_last: int
-    """Those of TCP's flags that only the last may have."""
-    base: int
-    """The sum that the checksum begins with, less the length."""
-    same: bytes
-    """The headers without what may differ between the frames of one super-frame."""
-
-
-def _shape(frame: bytes) -> _Shape | None:
-    """None for a frame that must stay alone. It has more octets than IP and UDP headers have."""
-    size = len(frame)
-    flags, gso, _, gso_size, start, offset = VNET.unpack_from(frame)
-    shape = _Shape()
-    shape.is_six = is_six = frame[22:24] == _IPV6
-    if is_six:
-        ports, protocol = _PORTS6, frame[30]
-        if frame[24] >> 4 != 6 or frame[28] << 8 | frame[29] != size - ports:
-            return None
-        shape.ident = 0
-        same = frame[:1] + frame[10:28] + frame[30 : ports + 4]
-    else:
-        ports, protocol = _PORTS4, frame[33]
-        if frame[22:25] != _IPV4 or frame[26] << 8 | frame[27] != size - _NETWORK:
-            return None
-        if frame[30] & 0xBF or frame[31] or ones_sum(frame[_NETWORK:ports]) != 0xFFFF:
-            return None
-        shape.ident = frame[28] << 8 | frame[29]
-        same = frame[:1] + frame[10:26] + frame[30:34] + frame[36 : ports + 4]
-    bits = 0
-    if protocol == _TCP:
-        if size < ports + 20:
-            return None
-        head, check_at, kind = ports + (frame[ports + 12] >> 4) * 4, 16, _TCP_KINDS[is_six]
-        bits = frame[ports + 13]
-        if bits & _NEVER or head < ports + 20:
-            return None
-        shape.sequence = int.from_bytes(frame[ports + 4 : ports + 8], "big")
-        same += frame[ports + 8 : ports + 13] + bytes((bits & ~_ONLY_LAST,))
-        same += frame[ports + 14 : ports + 16] + frame[ports + 18 : head]
-    elif protocol == _UDP:
-        head, check_at, kind = ports + 8, 6, GSO_UDP_L4
-        if frame[ports + 4] << 8 | frame[ports + 5] != size - ports:
-            return None
-        shape.sequence = 0
-    else:
-        return None
-    check = frame[ports + check_at] << 8 | frame[ports + check_at + 1]
-    if head >= size or (protocol == _UDP and not check):
-        return None
-    if flags == NEEDS_CHECKSUM:
-        if start != ports - VNET_SIZE or offset != check_at:
-            return None
-        shape.base = check - (size - ports)
-    elif flags == DATA_VALID:
-        shape.base = ones_sum(frame[ports - (32 if is_six else 8) : ports]) + protocol
-    else:
-        return None
-    payload = size - head
-    if gso == GSO_NONE:
-        gso_size = payload
-    elif gso != kind or not gso_size:
-        return None
-    shape.is_tcp, shape.is_partial = protocol == _TCP, flags == NEEDS_CHECKSUM
-    shape.is_super, shape.gso_size = gso != GSO_NONE, gso_size
-    shape.segments = -(-payload // gso_size)
-    shape.is_last = bool(bits & _ONLY_LAST) or payload % gso_size != 0
-    shape.head, shape.payload = head, payload
-    shape.only_last, shape.same = bits & _ONLY_LAST, same
-    return shape
+    def _segments_left(self) -> int:
+        most = MAX_TCP_SEGMENTS if self.shape.is_tcp else MAX_UDP_SEGMENTS
+        return most - (len(self.buffer) - self.head) // self.shape.gso_size
 
 
 class Joiner:
     """``write(frame)`` is given what leaves: the very memoryview that was added where nothing
-    joined it, or a buffer that is nobody else's."""
+    joined it, or a buffer that is nobody else's. Without ``udp`` only TCP is joined: before Linux
+    6.2 a TAP takes no UDP super-frames."""
 
-    __slots__ = ("_flows", "_write")
+    __slots__ = ("_flows", "_udp", "_write")
 
-    def __init__(self, write: Callable[[memoryview | bytearray], None]) -> None:
-        self._write = write
+    def __init__(
+        self, write: Callable[[memoryview | bytearray], None], *, udp: bool = True
+    ) -> None:
+        self._write, self._udp = write, udp
         self._flows: dict[bytes, _Flow] = {}
 
     def add(self, frame: memoryview) -> None:
         """A frame, virtio-net header first; what of it is held is copied."""
         size = len(frame)
-        if not _AFTER4 < size <= LARGEST:
+        if not AFTER4 < size <= LARGEST:
             self._pass(frame)
             return
         if frame[22] == 0x86:
@@ -303,7 +222,7 @@ class Joiner:
             and (ident == flow.ident or ident == flow.fixed)
             and (ident + check) % 0xFFFF == flow.sum
             and middle == flow.middle
-            and (flow.rest is None or flow.take_rest(frame, _AFTER4)[0] == flow.rest)
+            and (flow.rest is None or flow.take_rest(frame, AFTER4)[0] == flow.rest)
         ):
             flow.buffer += frame[flow.head :]
             flow.ident = (flow.ident + flow.unit_segments) & 0xFFFF
@@ -317,7 +236,7 @@ class Joiner:
 
     def _add_six(self, frame: memoryview, size: int) -> None:
         """The same for IPv6, which has neither identification nor checksum."""
-        if size <= _AFTER6:
+        if size <= AFTER6:
             self._pass(frame)
             return
         start, ends, word = _HEAD6(frame)
@@ -328,7 +247,7 @@ class Joiner:
             size == flow.size
             and word == flow.word
             and start == flow.start
-            and (flow.rest is None or flow.take_rest(frame, _AFTER6)[0] == flow.rest)
+            and (flow.rest is None or flow.take_rest(frame, AFTER6)[0] == flow.rest)
         ):
             flow.buffer += frame[flow.head :]
             flow.word = (word + flow.add_sequence) & 0xFFFFFFFF
@@ -360,10 +279,10 @@ class Joiner:
     ) -> None:
         """Hold a frame of a flow of which none is held, unless others can never follow it."""
         protocol = middle & 0xFF
-        if start[22:25] != _IPV4 or middle & 0xBFFF0000 or protocol not in (_TCP, _UDP):
+        if start[22:25] != IPV4 or middle & 0xBFFF0000 or protocol not in (TCP, UDP):
             self._pass(frame)
-        elif start[0] in _CAN_SUM and (
-            word & 0xFFFF if protocol == _UDP else _may_lead(frame, size, _PORTS4)
+        elif start[0] in CAN_SUM and (
+            word & 0xFFFF and self._udp if protocol == UDP else may_lead(frame, size, PORTS4)
         ):
             self._hold(ends, _Flow(frame, size, start, middle, word))
         else:
@@ -373,12 +292,12 @@ class Joiner:
         self, frame: memoryview, size: int, start: bytes, ends: bytes, word: int
     ) -> None:
         protocol = start[30]
-        if start[22:24] != _IPV6 or start[24] >> 4 != 6 or protocol not in (_TCP, _UDP):
+        if start[22:24] != IPV6 or start[24] >> 4 != 6 or protocol not in (TCP, UDP):
             self._pass(frame)
-        elif start[0] in _CAN_SUM and (
-            word & 0xFFFF if protocol == _UDP else _may_lead(frame, size, _PORTS6)
+        elif start[0] in CAN_SUM and (
+            word & 0xFFFF and self._udp if protocol == UDP else may_lead(frame, size, PORTS6)
         ):
-            self._hold(ends, _Flow(frame, size, start, 0, word))
+            self._hold(ends, _Flow(frame, size, start, protocol, word))
         else:
             self._write(frame)
 
@@ -390,25 +309,18 @@ class Joiner:
 
     def _unlike(self, flow: _Flow, ends: bytes, frame: memoryview, size: int) -> None:
         """A frame between the same ends as ``flow``, and not just like its first."""
-        if size <= flow.first or frame[1]:
-            if not flow.size:
-                if flow.open():
-                    self.add(frame)
-                    return
-            elif (more := flow.append(frame)) is not None:
-                if not more:
-                    del self._flows[ends]
-                    self._write(flow.close())
+        if not flow.size:
+            # A datagram and a shorter one stay two: joining them costs more than a write.
+            is_super = frame[1] or flow.start[1]
+            is_tcp = flow.middle & 0xFF == TCP
+            if (size == flow.first or is_super or (is_tcp and size < flow.first)) and flow.open():
+                self.add(frame)
                 return
+        elif (size <= flow.size or frame[1]) and (more := flow.append(frame)) is not None:
+            if not more:
+                del self._flows[ends]
+                self._write(flow.close())
+            return
         del self._flows[ends]
         self._write(flow.close())
         self.add(frame)
-
-
-def _may_lead(frame: memoryview, size: int, ports: int) -> bool:
-    """Whether a TCP segment has payload, and no flag that the kernel's GRO would end on."""
-    return (
-        size >= ports + 20
-        and not frame[ports + 13] & _ALONE
-        and size > ports + (frame[ports + 12] >> 4) * 4
-    )
