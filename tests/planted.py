@@ -227,14 +227,14 @@ BUGS = (
         "mesh/link/joining.py",
         "            and (ident == flow.ident or ident == flow.fixed)\n",
         "",
-        "tests/properties/test_joining.py",
+        "tests/unit/test_joining.py",
     ),
     Bug(
         "a stream joins over a gap",
         "mesh/link/joining.py",
         "and word == flow.word\n            and start == flow.start\n            and (ident",
         "and start == flow.start\n            and (ident",
-        "tests/properties/test_joining.py",
+        "tests/unit/test_joining.py",
     ),
     Bug(
         "a wrong IPv4 checksum is joined, and comes out right",
@@ -262,7 +262,7 @@ BUGS = (
         "mesh/link/joining.py",
         "return not other.is_last and other.payload",
         "return other.payload",
-        "tests/properties/test_joining.py",
+        "tests/unit/test_joining.py",
     ),
     Bug(
         "a joined frame's sum begins as its first's did",

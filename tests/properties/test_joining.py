@@ -102,7 +102,7 @@ def by_flow(wholes: Iterable[bytes]) -> dict[bytes, list[bytes]]:
     return flows
 
 
-@settings(max_examples=6 * settings().max_examples)
+@settings(max_examples=3 * settings().max_examples)
 @given(stories(), st.sampled_from([1, 7, 100, 1400]))
 def test_what_is_joined_segments_to_what_was_given(events: list[Event], size: int) -> None:
     """virtio specification 1.2, 5.1.6.2; also where we cut the super-frame ourselves."""
