@@ -19,8 +19,9 @@ from mesh.link.checksum import checksum, ones_sum
 from mesh.link.frames import ETHERNET, GSO_UDP_L4, NEEDS_CHECKSUM
 from mesh.wire.sleeve import VNET, VNET_SIZE
 
-MAX_SEGMENTS = 128
-"""Datagrams of one super-frame: UDP_MAX_SEGMENTS of the kernel's udp.h."""
+MAX_SEGMENTS = 64
+"""Datagrams of one super-frame: what the kernel's own GRO stops at (UDP_GRO_CNT_MAX), so what a
+receiver that asked for coalesced datagrams is prepared for."""
 
 MAX_PACKET = 65_535
 LARGEST = 4_000

@@ -14,6 +14,9 @@ A frame joins only when its checksum is still to be done or known to be right. S
 checksums anew: it would bless a damaged packet that came with a full, unverified one. For the same
 reason a sum still to be done is carried over by the difference of the lengths and not made anew.
 
+Frames to group addresses never join: they are few, and each of their receivers would have to take
+the whole apart again.
+
 CWR never joins: older kernels clear it on all segments but the first, newer ones (accurate ECN)
 keep it on all. So no super-frame made here needs the ECN bit in its offload type.
 
@@ -281,8 +284,10 @@ class Joiner:
         protocol = middle & 0xFF
         if start[22:25] != IPV4 or middle & 0xBFFF0000 or protocol not in (TCP, UDP):
             self._pass(frame)
-        elif start[0] in CAN_SUM and (
-            word & 0xFFFF and self._udp if protocol == UDP else may_lead(frame, size, PORTS4)
+        elif (
+            start[0] in CAN_SUM
+            and not start[VNET_SIZE] & 1
+            and (word & 0xFFFF and self._udp if protocol == UDP else may_lead(frame, size, PORTS4))
         ):
             self._hold(ends, _Flow(frame, size, start, middle, word))
         else:
@@ -294,8 +299,10 @@ class Joiner:
         protocol = start[30]
         if start[22:24] != IPV6 or start[24] >> 4 != 6 or protocol not in (TCP, UDP):
             self._pass(frame)
-        elif start[0] in CAN_SUM and (
-            word & 0xFFFF and self._udp if protocol == UDP else may_lead(frame, size, PORTS6)
+        elif (
+            start[0] in CAN_SUM
+            and not start[VNET_SIZE] & 1
+            and (word & 0xFFFF and self._udp if protocol == UDP else may_lead(frame, size, PORTS6))
         ):
             self._hold(ends, _Flow(frame, size, start, protocol, word))
         else:

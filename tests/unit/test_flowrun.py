@@ -131,7 +131,7 @@ def test_equal_datagrams_become_one(v6: bool) -> None:
 
 
 def test_never_more_than_a_kernel_takes() -> None:
-    """UDP_MAX_SEGMENTS, and 65,535 octets of packet."""
+    """UDP_GRO_CNT_MAX, and 65,535 octets of packet."""
     small = joined([Flow().frame(b"x")] * (2 * MAX_SEGMENTS + 1))
     assert [len(whole) - SIZE4 for whole in small] == [MAX_SEGMENTS, MAX_SEGMENTS, 1]
     large = joined([Flow().frame(bytes(1400))] * 60)

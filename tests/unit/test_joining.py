@@ -381,6 +381,13 @@ def test_nothing_is_left_behind_when_a_write_fails() -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("six", [False, True])
+def test_frames_to_a_group_never_join(six: bool) -> None:
+    """Each is delivered to many, once each: as it came."""
+    frames = [frame[:10] + b"\xff" * 6 + frame[16:] for frame in run({}, {}, {}, six=six)]
+    assert joined(frames) == frames
+
+
 def test_udp_is_left_alone_where_the_tap_does_not_take_it() -> None:
     """TUN_F_USO4 and TUN_F_USO6 came with Linux 6.2."""
     frames = run({}, {}) + run({}, {}, six=True)

@@ -13,6 +13,7 @@ from mesh.drivers.sleeve.uplink import Uplink
 from mesh.link.broadcast import Broadcasts
 from mesh.link.drops import Drop
 from mesh.link.inbound import Control, Inbound
+from mesh.link.joining import Joiner
 from mesh.link.peers import Neighbour, Peers
 from mesh.link.slotsize import MOST, SlotSize
 from mesh.names import ShortID
@@ -57,25 +58,30 @@ class Receiver:
         self._grow_at = Instant(0.0)
         self._now = Instant(0.0)
         self.relayed = 0
+        self._joiner = Joiner(uplink.write)
         self.inbound = Inbound(
             peers,
             broadcasts,
             self._sizes,
-            deliver=uplink.write,
+            deliver=self._joiner.add,
             send=sender.record,
             control=control,
         )
 
     def receive(self, now: Instant) -> None:
-        """The socket has datagrams: take what is there."""
+        """The socket has datagrams: take what is there, and hand on what came of it."""
         self._now = now
+        self._take()
+        self._joiner.flush()
+
+    def _take(self) -> None:
         intake = self._intake
         for _ in range(MAX_ROUNDS):
             more = intake.take()
             self._process()
             if not more:
                 # Only now: runs that wait in the queue would be cut off in the other mode.
-                if intake.mode.consider(now):
+                if intake.mode.consider(self._now):
                     intake.change_mode()
                 return
 

@@ -60,7 +60,7 @@ class Uplink:
         """Once a second."""
         self._outbound.refill()
 
-    def write(self, frame: bytes | memoryview) -> None:
+    def write(self, frame: bytes | bytearray | memoryview) -> None:
         """A frame for our bridge, virtio-net header first. Raises TapGoneError."""
         try:
             os.write(self._tap, frame)
