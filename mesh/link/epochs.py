@@ -33,6 +33,16 @@ from mesh.crypto.kem import Kem
 from mesh.crypto.noise import CipherState, NoiseError
 from mesh.effects import Arm, Notify
 from mesh.errors import MalformedMessageError
+from mesh.link.pair_effects import (
+    ActivateEpoch,
+    EpochKeys,
+    InstallEpoch,
+    PairEffect,
+    PairFailed,
+    PairReady,
+    RetireEpoch,
+    SendPair,
+)
 from mesh.names import PeerName
 from mesh.wire.pair import (
     Done,
@@ -63,67 +73,6 @@ TRIES = 6
 """A step unanswered is repeated after 1, 2, 4 … 10 s; then the attempt is given up."""
 
 EPOCHS = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class EpochKeys:
-    """Keys (32 octets) and datagram tags (32 bits) of one epoch, from our side."""
-
-    epoch: int
-    rx_key: bytes
-    tx_key: bytes
-    rx_tag: int
-    tx_tag: int
-
-    def __repr__(self) -> str:
-        return f"EpochKeys(epoch={self.epoch})"
-
-
-@dataclass(frozen=True, slots=True)
-class SendPair:
-    message: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class InstallEpoch:
-    """Open what comes under these keys; answer ``installed``."""
-
-    keys: EpochKeys
-
-
-@dataclass(frozen=True, slots=True)
-class ActivateEpoch:
-    """Send under this epoch from now on."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class RetireEpoch:
-    """Forget this epoch's keys."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class PairReady:
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class PairFailed:
-    reason: str
-
-
-PairEffect = (
-    SendPair
-    | InstallEpoch
-    | ActivateEpoch
-    | RetireEpoch
-    | Arm
-    | Notify[PairReady]
-    | Notify[PairFailed]
-)
 
 
 @dataclass(slots=True)

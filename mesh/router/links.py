@@ -16,16 +16,7 @@ from dataclasses import dataclass, field
 from mesh.clock import Instant
 from mesh.connection.connection import Local
 from mesh.effects import Arm, Notify
-from mesh.link.epochs import (
-    ActivateEpoch,
-    InstallEpoch,
-    PairEffect,
-    PairFailed,
-    PairKeys,
-    PairReady,
-    RetireEpoch,
-    SendPair,
-)
+from mesh.link.epochs import PairKeys
 from mesh.link.linkprobe import (
     LinkDown,
     LinkEffect,
@@ -34,6 +25,15 @@ from mesh.link.linkprobe import (
     Measured,
     SegmentChanged,
     SendProbe,
+)
+from mesh.link.pair_effects import (
+    ActivateEpoch,
+    InstallEpoch,
+    PairEffect,
+    PairFailed,
+    PairReady,
+    RetireEpoch,
+    SendPair,
 )
 from mesh.names import Endpoint, PeerName, PeerUID, ShortID
 from mesh.router.effects import TellWorker

@@ -7,13 +7,13 @@ from random import Random
 from mesh.clock import Instant
 from mesh.connection.handshake import Local
 from mesh.effects import Arm, Notify
-from mesh.link.epochs import (
+from mesh.link.epochs import PairKeys
+from mesh.link.pair_effects import (
     ActivateEpoch,
     EpochKeys,
     InstallEpoch,
     PairEffect,
     PairFailed,
-    PairKeys,
     PairReady,
     RetireEpoch,
     SendPair,

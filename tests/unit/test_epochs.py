@@ -8,7 +8,8 @@ import pytest
 
 from mesh.connection.reasons import Refusal
 from mesh.errors import MalformedMessageError
-from mesh.link.epochs import RETIRE, ROTATE, PairFailed, PairReady
+from mesh.link.epochs import RETIRE, ROTATE
+from mesh.link.pair_effects import PairFailed, PairReady
 from mesh.wire.pair import (
     Done,
     NoiseStep,
