@@ -29,6 +29,7 @@ from mesh.drivers.tap import open_taps, open_udps
 from mesh.link.lanes import Gathering
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire import worker as w
+from mesh.wire.cipher import Cipher
 from weaver.daemon.nethelper import POD_GSO_MAX
 
 T = TypeVar("T")
@@ -272,7 +273,9 @@ class World:
         offloads: bool = True,
         module: str = "mesh.drivers.sleeve",
         lanes: Sequence[int] = (1,),
+        cipher: Cipher = Cipher.AES_256_GCM,
     ) -> None:
+        self.cipher = cipher
         self.nodes = [
             Node(tag, n, module, lanes[(n - 1) % len(lanes)]) for n in range(1, count + 1)
         ]
@@ -327,7 +330,7 @@ class World:
                 segments.append(self._segment(self.node(hop), other))
             node.say(w.SetRoute(other.short_id, ShortID(hop), min(segments)))
             if self._encrypted:
-                node.say(keys(node.number, other.number, epoch))
+                node.say(keys(node.number, other.number, epoch, self.cipher))
                 node.wait_for(w.EpochInstalled)
         for origin in self.nodes:
             node.say(w.SetTree(origin.short_id, self._children(node.number, origin.number)))
@@ -357,8 +360,8 @@ class World:
                 run_in(where, "ethtool", "-K", device, *flags)
 
 
-def keys(us: int, them: int, epoch: int) -> w.InstallEpoch:
+def keys(us: int, them: int, epoch: int, cipher: Cipher = Cipher.AES_256_GCM) -> w.InstallEpoch:
     """Keys of one end of a pair, made up from the numbers of both."""
     rx, tx = (sha256(f"{a}>{b}@{epoch}".encode()).digest() for a, b in ((them, us), (us, them)))
     rx_tag, tx_tag = (int.from_bytes(key[:4], "big") for key in (rx, tx))
-    return w.InstallEpoch(ShortID(them), epoch, rx, tx, rx_tag, tx_tag)
+    return w.InstallEpoch(ShortID(them), epoch, rx, tx, rx_tag, tx_tag, cipher)

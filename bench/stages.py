@@ -12,14 +12,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from bench.datapath import Ends, iperf
 from bench.nodes import Cable, World
+from mesh.crypto.aead import AEADS, Aead
 from mesh.drivers.sleeve import __main__ as worker_main
 from mesh.drivers.sleeve import abi, intake, sender, uplink
 from mesh.link import peers
@@ -44,10 +44,10 @@ def watched(stage: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Aead:
-    """AESGCM with a stopwatch."""
+    """A cipher with a stopwatch."""
 
-    def __init__(self, key: bytes) -> None:
-        aead = AESGCM(key)
+    def __init__(self, make: type[Aead], key: bytes) -> None:
+        aead = make(key)
         self.encrypt_into = watched("seal", aead.encrypt_into)
         self.decrypt_into = watched("open", aead.decrypt_into)
         self.encrypt = aead.encrypt
@@ -66,7 +66,8 @@ def run_worker() -> int:
     for name in ("recvmsg", "recvmmsg"):
         setattr(intake, name, watched(name, getattr(abi, name)))
     setattr(uplink, "os", _Os)  # noqa: B010
-    setattr(peers, "AESGCM", _Aead)  # noqa: B010
+    watched_aeads = {cipher: partial(_Aead, make) for cipher, make in AEADS.items()}
+    setattr(peers, "AEADS", watched_aeads)  # noqa: B010
 
     began = time.process_time()
     try:

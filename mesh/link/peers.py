@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+from mesh.crypto.aead import AEADS, Aead
 from mesh.link.drops import Drop
 from mesh.link.macs import MacTable
 from mesh.link.recordsize import RecordSize
@@ -32,7 +31,7 @@ MAX_EPOCHS = 8
 class RxEpoch:
     """``windows``: a replay window for each of the sender's lanes, which count by themselves."""
 
-    aead: AESGCM
+    aead: Aead
     tag: int
     windows: dict[int, ReplayWindow] = field(default_factory=dict)
 
@@ -49,7 +48,7 @@ class TxEpoch:
 
     epoch: int
     key: bytes
-    aead: AESGCM
+    aead: Aead
     tag: int
     seq: int
 
@@ -180,9 +179,9 @@ class Peers:
         self._retire(peer, message.epoch)
         while len(peer.tx) >= MAX_EPOCHS:
             self._retire(peer, next(e for e, tx in peer.tx.items() if tx is not peer.active))
-        epoch, key = message.epoch, message.tx_key
-        peer.rx[epoch] = RxEpoch(AESGCM(message.rx_key), message.rx_tag)
-        peer.tx[epoch] = TxEpoch(epoch, key, AESGCM(key), message.tx_tag, self._used)
+        epoch, key, aead = message.epoch, message.tx_key, AEADS[message.cipher]
+        peer.rx[epoch] = RxEpoch(aead(message.rx_key), message.rx_tag)
+        peer.tx[epoch] = TxEpoch(epoch, key, aead(key), message.tx_tag, self._used)
         return w.EpochInstalled(message.short_id, epoch)
 
     def _retire(self, peer: Peer, epoch: int) -> None:

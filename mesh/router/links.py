@@ -42,6 +42,7 @@ from mesh.router.hub import Hub
 from mesh.topology.record import Record
 from mesh.topology.routes import Routes
 from mesh.wire import worker as w
+from mesh.wire.cipher import Cipher
 
 FIRST_SEGMENT = 1200
 """UDP payload octets a datagram before the path is measured: fits the smallest IPv6 underlay."""
@@ -304,6 +305,7 @@ class Links:
                             keys.tx_key,
                             keys.rx_tag,
                             keys.tx_tag,
+                            Cipher.AES_256_GCM,
                         )
                     )
                 case ActivateEpoch(epoch):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 from mesh.errors import MalformedMessageError
 from mesh.names import Endpoint, PeerName, ShortID
+from mesh.wire.cipher import MAX_NAME, Cipher, named
 from mesh.wire.codec import Reader, Writer
 
 MAX_PACKET = 128 * 1024
@@ -92,9 +93,10 @@ class InstallEpoch:
     tx_key: bytes
     rx_tag: int
     tx_tag: int
+    cipher: Cipher
 
     def __repr__(self) -> str:
-        return f"InstallEpoch(short_id={self.short_id}, epoch={self.epoch})"
+        return f"InstallEpoch(short_id={self.short_id}, epoch={self.epoch}, cipher={self.cipher})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +275,8 @@ def _write(out: Writer, name: str, value: object) -> None:
             out.name(value)
         case bytes():
             out.block(value)
+        case Cipher():
+            out.text(value)
         case Endpoint(host, port):
             out.text(host).u16(port)
         case tuple():
@@ -307,6 +311,10 @@ def _read(reader: Reader, kind: type[Message], name: str) -> object:
             return Endpoint(reader.text(limit=64), reader.u16())
         case "rx_key" | "tx_key":
             return reader.block(limit=64)
+        case "cipher":
+            if (cipher := named(reader.text(limit=MAX_NAME))) is None:
+                raise MalformedMessageError("no cipher of ours")
+            return cipher
         case "children":
             return tuple(ShortID(reader.u16()) for _ in range(_entries(reader, 2)))
         case "drops":

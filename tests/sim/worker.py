@@ -75,8 +75,9 @@ class SimWorker:
                 self._routes.pop(short_id, None)
             case w.SetTree(origin, children):
                 self._trees[origin] = children
-            case w.InstallEpoch(short_id, epoch, rx, tx):
-                self._install(short_id, epoch, rx, tx)
+            case w.InstallEpoch(short_id, epoch, rx, tx, _, _, cipher):
+                # Under another cipher the same key opens nothing.
+                self._install(short_id, epoch, cipher.encode() + rx, cipher.encode() + tx)
             case w.ActivateEpoch(short_id, epoch):
                 if short_id in self._peers and epoch in self._peers[short_id].tx:
                     self._peers[short_id].active = epoch

@@ -14,6 +14,7 @@ from mesh.link.peers import Peers
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire import bus
 from mesh.wire import worker as w
+from mesh.wire.cipher import Cipher
 from mesh.wire.sleeve import LANE_SHIFT
 from tests.unit.test_sleeve_forwarding import Host, frame
 
@@ -114,13 +115,13 @@ def test_no_two_lanes_use_a_number(lane: int) -> None:
     peers = Peers(lane)
     peers.apply(w.Configure(A, PeerName(bytes(8)), 1420, True))
     peers.apply(w.SetPeer(B, PeerName(bytes(7) + b"2"), 1420))
-    peers.apply(w.InstallEpoch(B, 1, bytes(32), b"k" * 32, 1, 2))
+    peers.apply(w.InstallEpoch(B, 1, bytes(32), b"k" * 32, 1, 2, Cipher.AES_256_GCM))
     peer = peers.peers[B]
     assert peer.tx[1].seq >> LANE_SHIFT == peer.plain_seq >> LANE_SHIFT == lane
     peer.tx[1].seq += 1_000_000
-    peers.apply(w.InstallEpoch(B, 2, bytes(32), b"l" * 32, 3, 4))
+    peers.apply(w.InstallEpoch(B, 2, bytes(32), b"l" * 32, 3, 4, Cipher.AES_256_GCM))
     peers.apply(w.RetireEpoch(B, 1))
-    peers.apply(w.InstallEpoch(B, 3, bytes(32), b"m" * 32, 5, 6))
+    peers.apply(w.InstallEpoch(B, 3, bytes(32), b"m" * 32, 5, 6, Cipher.AES_256_GCM))
     assert peer.tx[3].seq >> LANE_SHIFT == lane
 
 

@@ -22,6 +22,7 @@ from mesh.link.records import broadcast_record, frames_in, next_number, seal, un
 from mesh.link.slotsize import SlotSize
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire import worker as w
+from mesh.wire.cipher import Cipher
 from mesh.wire.sleeve import (
     DATA,
     ENVELOPE,
@@ -47,10 +48,12 @@ def key(a: int, b: int, epoch: int) -> bytes:
     return bytes((a, b, epoch)) + bytes(29)
 
 
-def install(us: ShortID, them: ShortID, epoch: int) -> w.InstallEpoch:
+def install(
+    us: ShortID, them: ShortID, epoch: int, cipher: Cipher = Cipher.AES_256_GCM
+) -> w.InstallEpoch:
     return w.InstallEpoch(
         them, epoch, key(them, us, epoch), key(us, them, epoch), them * 1000 + epoch,
-        us * 1000 + epoch,
+        us * 1000 + epoch, cipher,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from mesh.link.records import broadcast_record, frames_in, unicast_record
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire import sleeve
 from mesh.wire import worker as w
+from mesh.wire.cipher import Cipher
 
 A, B = ShortID(1), ShortID(0x0ABC)
 NAME = PeerName(bytes(range(8)))
@@ -88,8 +89,9 @@ MESSAGES: list[tuple[w.Message, str]] = [
     (w.DropRoute(B), "07 0abc"),
     (w.SetTree(A, (B, ShortID(3))), "08 0001 00000002 0abc 0003"),
     (
-        w.InstallEpoch(B, 2, b"rr", b"ttt", 3, 4),
-        "09 0abc 0002 0002 7272 0003 747474 0000000000000003 0000000000000004",
+        w.InstallEpoch(B, 2, b"rr", b"ttt", 3, 4, Cipher.AES_256_GCM),
+        "09 0abc 0002 0002 7272 0003 747474 0000000000000003 0000000000000004"
+        "000b 6165732d3235362d67636d",
     ),
     (w.ActivateEpoch(B, 2), "0a 0abc 0002"),
     (w.RetireEpoch(B, 2), "0b 0abc 0002"),
@@ -139,7 +141,9 @@ def test_any_octets_as_a_worker_message(data: bytes) -> None:
 
 
 def test_keys_are_not_in_the_printed_form() -> None:
-    printed = repr(w.InstallEpoch(A, 1, b"secret-rx", b"secret-tx", 123456, 654321))
+    printed = repr(
+        w.InstallEpoch(A, 1, b"secret-rx", b"secret-tx", 123456, 654321, Cipher.AES_256_GCM)
+    )
     assert "secret" not in printed
     assert "123456" not in printed
 
