@@ -28,6 +28,8 @@ from mesh.wire.handshake import HELLO_CONTEXT, Hello
 WITH_PASSWORD = ProtocolName.parse("Noise_XXhfs+psk3_25519+MLKEM768_AESGCM_SHA256")
 WITHOUT_PASSWORD = ProtocolName.parse("Noise_XXhfs_25519+MLKEM768_AESGCM_SHA256")
 
+_NOTHING: Mapping[str, str] = {}
+
 
 class RefusedError(PeerError):
     """The other end is not to be talked to; ``word`` is the stable reason."""
@@ -101,11 +103,14 @@ class IdentityHandshake:
     def is_finished(self) -> bool:
         return self._noise.is_finished
 
-    def write(self) -> bytes:
-        """Our next message: 1 or 3 as the initiator, 2 as the responder."""
+    def write(self, features: Mapping[str, str] = _NOTHING) -> bytes:
+        """Our next message: 1 or 3 as the initiator, 2 as the responder.
+
+        ``features`` are said in its hello, beside those of ``Local``.
+        """
         first = self.initiator and self.hello is None
         try:
-            return self._noise.write(b"" if first else self._our_hello())
+            return self._noise.write(b"" if first else self._our_hello(features))
         except NoiseError as err:
             raise RefusedError(Refusal.HANDSHAKE_FAILED) from err
 
@@ -133,7 +138,7 @@ class IdentityHandshake:
     def handshake_hash(self) -> bytes:
         return self._noise.symmetric.h
 
-    def _our_hello(self) -> bytes:
+    def _our_hello(self, features: Mapping[str, str]) -> bytes:
         local = self._local
         signed = Hello.signed_part(self._noise.static_public, local.uid)
         return Hello(
@@ -144,7 +149,7 @@ class IdentityHandshake:
             port=local.port,
             probe_port=local.probe_port,
             sleeve_port=local.sleeve_port,
-            features=tuple(sorted(local.features.items())),
+            features=tuple(sorted({**local.features, **features}.items())),
         ).encode()
 
     def _check(self, payload: bytes) -> None:

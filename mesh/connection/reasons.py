@@ -31,6 +31,9 @@ class Refusal(StrEnum):
     BUSY = "too-many-attempts"
     PAIR_TIMEOUT = "pair-timeout"
     UNKNOWN_EPOCH = "unknown-epoch"
+    NO_COMMON_CIPHER = "no-common-cipher"
+    UNKNOWN_CIPHER = "unknown-cipher"
+    CIPHER_MISMATCH = "cipher-mismatch"
     REFUSED = "refused"
 
 
@@ -63,6 +66,10 @@ _OURS: dict[str, str] = {
     Refusal.BUSY: "too many connections were being opened at once; it is tried again",
     Refusal.PAIR_TIMEOUT: "the peer did not answer while end-to-end keys were made",
     Refusal.UNKNOWN_EPOCH: "the peer lost the keys that were being made, as after a restart",
+    Refusal.NO_COMMON_CIPHER: "no cipher of the data path is known to both ends; start both with"
+    " --cipher auto, or with the same",
+    Refusal.UNKNOWN_CIPHER: "the initiator chose a cipher that the other end does not offer",
+    Refusal.CIPHER_MISMATCH: "the two ends came to different ciphers; upgrade the older one",
     Refusal.REFUSED: "for a reason that this version has no word for",
     "connection-refused": "nothing listens there",
     "unreachable": "the network has no way there",

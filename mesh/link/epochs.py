@@ -33,6 +33,7 @@ from mesh.crypto.kem import Kem
 from mesh.crypto.noise import CipherState, NoiseError
 from mesh.effects import Arm, Notify
 from mesh.errors import MalformedMessageError
+from mesh.link.ciphers import agree, confirm, said
 from mesh.link.pair_effects import (
     ActivateEpoch,
     EpochKeys,
@@ -44,6 +45,7 @@ from mesh.link.pair_effects import (
     SendPair,
 )
 from mesh.names import PeerName
+from mesh.wire.cipher import Cipher, Offer
 from mesh.wire.pair import (
     Done,
     NoiseStep,
@@ -101,11 +103,12 @@ class PairKeys:
         local: Local,
         remote: PeerName,
         *,
+        offer: Offer,
         kem: Kem,
         entropy: Callable[[int], bytes],
         rng: Random,
     ) -> None:
-        self._local, self._remote = local, remote
+        self._local, self._remote, self._offer = local, remote, offer
         self._kem, self._entropy, self._rng = kem, entropy, rng
         self.initiator = local.identity.name < remote
         self.active: int | None = None
@@ -186,7 +189,7 @@ class PairKeys:
             assert attempt.ciphers is not None
             sealed = attempt.ciphers[0].encrypt(b"ready", b"")
             attempt.again = Ready(epoch, sealed)
-            self._activate(epoch, effects, now)
+            self._activate(attempt, effects, now)
             effects.append(SendPair(encode(attempt.again)))
         return self._end(effects, now)
 
@@ -228,12 +231,12 @@ class PairKeys:
             return
         assert attempt.handshake is not None
         attempt.handshake.read(step.body)
-        self._check_identity(attempt.handshake)
-        attempt.third = attempt.handshake.write()
+        cipher = agree(self._offer, self._check_identity(attempt.handshake))
+        attempt.third = attempt.handshake.write(said(self._offer, cipher))
         self._theirs = {step.active}
         # The wait is for the worker now; the other end has nothing to repeat.
         self._renew_at = Instant(now + ATTEMPT)
-        self._install(attempt, effects)
+        self._install(attempt, cipher, effects)
 
     def _ready(self, ready: Ready, effects: list[PairEffect], now: Instant) -> None:
         attempt = self._attempt
@@ -246,7 +249,7 @@ class PairKeys:
             raise RefusedError(Refusal.HANDSHAKE_FAILED) from err
         self._attempt, self._retry_at = None, None
         self._theirs = {attempt.epoch}
-        self._activate(attempt.epoch, effects, now)
+        self._activate(attempt, effects, now)
         effects.append(SendPair(encode(Done(attempt.epoch))))
 
     # ---- the responder
@@ -265,7 +268,7 @@ class PairKeys:
         handshake = attempt.handshake = self._handshake(step.epoch, step.password_id)
         handshake.read(step.body)
         self._theirs = {step.active}
-        attempt.again = self._step(attempt, 2, handshake.write())
+        attempt.again = self._step(attempt, 2, handshake.write(said(self._offer)))
         effects.append(SendPair(encode(attempt.again)))
         # The initiator repeats itself; if it falls silent for good, we solicit again.
         self._renew_at = Instant(now + ATTEMPT)
@@ -280,8 +283,8 @@ class PairKeys:
                 effects.append(SendPair(encode(attempt.again)))
             return
         attempt.handshake.read(step.body)
-        self._check_identity(attempt.handshake)
-        self._install(attempt, effects)
+        cipher = confirm(self._offer, self._check_identity(attempt.handshake))
+        self._install(attempt, cipher, effects)
 
     # ---- both
 
@@ -311,12 +314,14 @@ class PairKeys:
             entropy=self._entropy,
         )
 
-    def _check_identity(self, handshake: IdentityHandshake) -> None:
+    def _check_identity(self, handshake: IdentityHandshake) -> dict[str, str]:
+        """What the other end said of itself, once it is who it should be."""
         assert handshake.hello is not None
         if PeerName.of(handshake.hello.public_key) != self._remote:
             raise RefusedError(Refusal.BAD_IDENTITY)
+        return dict(handshake.hello.features)
 
-    def _install(self, attempt: _Attempt, effects: list[PairEffect]) -> None:
+    def _install(self, attempt: _Attempt, cipher: Cipher, effects: list[PairEffect]) -> None:
         handshake = attempt.handshake
         assert handshake is not None
         labels = (b"to responder", b"to initiator")
@@ -324,8 +329,9 @@ class PairKeys:
         tags = {label: handshake.export(b"tag " + label)[:4] for label in labels}
         attempt.keys = EpochKeys(
             epoch=attempt.epoch,
-            rx_key=handshake.export(b"key " + rx),
-            tx_key=handshake.export(b"key " + tx),
+            cipher=cipher,
+            rx_key=handshake.export(b"key %s %s" % (cipher.encode(), rx)),
+            tx_key=handshake.export(b"key %s %s" % (cipher.encode(), tx)),
             rx_tag=int.from_bytes(tags[rx], "big"),
             tx_tag=int.from_bytes(tags[tx], "big"),
         )
@@ -334,13 +340,14 @@ class PairKeys:
         self._installed[attempt.epoch] = None
         effects.append(InstallEpoch(attempt.keys))
 
-    def _activate(self, epoch: int, effects: list[PairEffect], now: Instant) -> None:
-        self.active = epoch
+    def _activate(self, attempt: _Attempt, effects: list[PairEffect], now: Instant) -> None:
+        assert attempt.keys is not None
+        epoch = self.active = attempt.epoch
         self._failures = self._password = 0
         wait = ROTATE * (0.9 + 0.2 * self._rng.random())
         # The responder waits longer: it renews only when the initiator has forgotten to.
         self._renew_at = Instant(now + (wait if self.initiator else wait * 1.5))
-        effects += [ActivateEpoch(epoch), Notify(PairReady(epoch))]
+        effects += [ActivateEpoch(epoch), Notify(PairReady(epoch, attempt.keys.cipher))]
 
     def _repeat(self, effects: list[PairEffect], now: Instant) -> None:
         attempt = self._attempt

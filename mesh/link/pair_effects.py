@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mesh.effects import Arm, Notify
+from mesh.wire.cipher import Cipher
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,13 +13,14 @@ class EpochKeys:
     """Keys (32 octets) and datagram tags (32 bits) of one epoch, from our side."""
 
     epoch: int
+    cipher: Cipher
     rx_key: bytes
     tx_key: bytes
     rx_tag: int
     tx_tag: int
 
     def __repr__(self) -> str:
-        return f"EpochKeys(epoch={self.epoch})"
+        return f"EpochKeys(epoch={self.epoch}, cipher={self.cipher})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class RetireEpoch:
 @dataclass(frozen=True, slots=True)
 class PairReady:
     epoch: int
+    cipher: Cipher
 
 
 @dataclass(frozen=True, slots=True)

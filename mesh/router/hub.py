@@ -17,6 +17,7 @@ from mesh.names import PeerName, PeerUID, ShortID
 from mesh.router.deadlines import Deadlines
 from mesh.router.effects import RouterEffect
 from mesh.router.events import RouterEvent
+from mesh.wire.cipher import Cipher, Offer
 
 if TYPE_CHECKING:
     from random import Random
@@ -37,6 +38,8 @@ class RouterConfig:
     short_id: ShortID | None = None
     targets: tuple[Target, ...] = ()
     program: str = "weaver"
+    ciphers: Offer = field(default_factory=lambda: dict.fromkeys(Cipher, 0))
+    """What this host can seal with, as measured at its start."""
 
 
 @dataclass

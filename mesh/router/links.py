@@ -56,6 +56,7 @@ class Pair:
     uid: PeerUID
     short_id: ShortID
     epoch: int | None = None
+    cipher: Cipher | None = None
     ready_at: Instant | None = None
     reason: str = "handshaking"
 
@@ -282,7 +283,14 @@ class Links:
                 pair = None
             if pair is None:
                 hub = self._hub
-                keys = PairKeys(self._local(), peer, kem=hub.kem, entropy=hub.entropy, rng=hub.rng)
+                keys = PairKeys(
+                    self._local(),
+                    peer,
+                    offer=hub.config.ciphers,
+                    kem=hub.kem,
+                    entropy=hub.entropy,
+                    rng=hub.rng,
+                )
                 pair = self.pairs[peer] = Pair(keys, uid, short_id)
                 self._perform_pair(peer, pair, keys.start(hub.now))
 
@@ -305,7 +313,7 @@ class Links:
                             keys.tx_key,
                             keys.rx_tag,
                             keys.tx_tag,
-                            Cipher.AES_256_GCM,
+                            keys.cipher,
                         )
                     )
                 case ActivateEpoch(epoch):
@@ -319,8 +327,9 @@ class Links:
 
     def _pair_happened(self, pair: Pair, event: PairReady | PairFailed) -> None:
         match event:
-            case PairReady(epoch):
+            case PairReady(epoch, cipher):
                 pair.epoch, pair.ready_at, pair.reason = epoch, self._hub.now, "ready"
+                pair.cipher = cipher
                 self._start_probes()
             case PairFailed(reason):
                 pair.reason = reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from mesh.clock import Instant
@@ -18,6 +19,7 @@ from mesh.link.pair_effects import (
     RetireEpoch,
     SendPair,
 )
+from mesh.wire.cipher import Cipher, Offer
 from tests.sim.clock import SimClock, _Entry
 from tests.sim.kem import SimKem
 from tests.sim.talk import local, ring
@@ -28,7 +30,10 @@ class PairHost:
 
     def __init__(self, network: PairNetwork, ours: Local) -> None:
         self.network, self.local = network, ours
+        self.offer: Offer = dict.fromkeys(Cipher, 0)
         self.events: list[PairReady | PairFailed] = []
+        self.ciphers: list[Cipher] = []
+        """Of every epoch that was ever installed here."""
         self.used_keys: set[bytes] = set()
         """Every key any worker here ever sent or was to send under."""
         self.switches: list[tuple[Instant, int]] = []
@@ -44,7 +49,12 @@ class PairHost:
         self._timer: _Entry | None = None
         rng = self.network.rng
         self.keys = PairKeys(
-            self.local, other.local.identity.name, kem=SimKem(), entropy=rng.randbytes, rng=rng
+            self.local,
+            other.local.identity.name,
+            offer=self.offer,
+            kem=SimKem(),
+            entropy=rng.randbytes,
+            rng=rng,
         )
         self.perform(self.keys.start(self.network.clock.now()))
 
@@ -78,6 +88,7 @@ class PairHost:
         assert keys.tx_key != keys.rx_key
         assert keys.tx_tag != keys.rx_tag
         self.used_keys.add(keys.tx_key)
+        self.ciphers.append(keys.cipher)
         life = self.life
 
         def answer() -> None:
@@ -107,6 +118,8 @@ class PairNetwork:
         self.loss = 0.0
         self.lose: tuple[int, ...] = ()
         """Kinds of message (first octets) that never arrive."""
+        self.relay: Callable[[bytes], bytes] = lambda message: message
+        """What lies between the two makes this of a message."""
         self.carried: list[bytes] = []
         self.strict = True
         """Whether a change of epoch must not lose a frame: not while a worker is restarted."""
@@ -137,6 +150,7 @@ class PairNetwork:
         return self
 
     def carry(self, to: PairHost, message: bytes) -> None:
+        message = self.relay(message)
         self.carried.append(message)
         life = to.life
         for _ in range(2 if self.rng.random() < self.loss / 2 else 1):
@@ -162,6 +176,7 @@ class PairNetwork:
                 theirs = host.other.installed.get(host.active)
                 ours = host.installed[host.active]
                 assert theirs is not None, f"epoch {host.active} is not installed at the other end"
+                assert ours.cipher is theirs.cipher
                 assert (ours.tx_key, ours.tx_tag) == (theirs.rx_key, theirs.rx_tag)
                 assert (ours.rx_key, ours.rx_tag) == (theirs.tx_key, theirs.tx_tag)
             assert len(host.installed) <= 8

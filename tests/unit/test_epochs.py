@@ -8,8 +8,10 @@ import pytest
 
 from mesh.connection.reasons import Refusal
 from mesh.errors import MalformedMessageError
+from mesh.link import epochs
 from mesh.link.epochs import RETIRE, ROTATE
 from mesh.link.pair_effects import PairFailed, PairReady
+from mesh.wire.cipher import Cipher, Offer
 from mesh.wire.pair import (
     Done,
     NoiseStep,
@@ -200,3 +202,105 @@ def test_octets_that_mean_nothing_change_nothing() -> None:
             host.perform(host.keys.receive(junk, network.clock.now()))
     network.run(20)
     assert a.active == before == network.responder.active
+
+
+# ---- ciphers
+
+
+AES, CHACHA = Cipher.AES_256_GCM, Cipher.CHACHA20_POLY1305
+FAST, SLOW = {AES: 7_000, CHACHA: 18_000}, {AES: 900_000, CHACHA: 120_000}
+
+
+def offering(seed: int, *offers: Offer, passwords: tuple[str, ...] = ("p",)) -> PairNetwork:
+    """A network whose initiator and responder offer these."""
+    network = PairNetwork(seed, (passwords, passwords))
+    for host, offer in zip(network.hosts, offers, strict=True):
+        host.offer = offer
+    return network
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (FAST, FAST, AES),
+        (FAST, SLOW, CHACHA),
+        (SLOW, FAST, CHACHA),
+        (SLOW, SLOW, CHACHA),
+        (FAST, {CHACHA: 1}, CHACHA),
+        ({AES: 1}, SLOW, AES),
+        (dict.fromkeys(Cipher, 3), dict.fromkeys(Cipher, 3), AES),
+    ],
+)
+def test_both_ends_use_one_cipher(one: Offer, other: Offer, expected: Cipher) -> None:
+    """protocol.md 5.6: of every epoch, and both say so."""
+    network = offering(20, one, other).start().run(3 * ROTATE)
+    for host in network.hosts:
+        assert len(host.ciphers) >= 2
+        assert set(host.ciphers) == {expected}
+        said = {event.cipher for event in host.events if isinstance(event, PairReady)}
+        assert said == {expected}
+        assert failures(host) == []
+
+
+def test_without_a_cipher_in_common_both_say_so() -> None:
+    """protocol.md 5.6: nothing is installed; another life that has one gets keys."""
+    network = offering(21, {AES: 1}, {CHACHA: 1}).start().run(30)
+    for host in network.hosts:
+        assert set(failures(host)) == {"no-common-cipher"}
+        assert host.ciphers == []
+    responder = network.responder
+    responder.offer = FAST
+    network.strict = False
+    responder.start(responder.other)
+    network.run(90)
+    assert network.initiator.active == responder.active is not None
+    assert set(responder.ciphers) == {AES}
+
+
+@pytest.mark.parametrize(
+    ("offer", "reason"), [(FAST, "cipher-mismatch"), ({AES: 1}, "unknown-cipher")]
+)
+def test_an_initiator_of_another_opinion_is_refused(
+    offer: Offer, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """protocol.md 5.6: by its own word on both ends, and neither sends a frame under its keys."""
+    monkeypatch.setattr(epochs, "agree", lambda *_: CHACHA)
+    network = offering(22, FAST, offer).start().run(30)
+    for host in network.hosts:
+        assert set(failures(host)) == {reason}
+        assert host.active is None
+    assert network.responder.ciphers == []
+
+
+def test_an_offer_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """protocol.md 5.6"""
+    monkeypatch.setattr(epochs, "said", lambda *_: {"ciphers": "fast=please"})
+    network = offering(23, FAST, FAST).start().run(30)
+    for host in network.hosts:
+        assert set(failures(host)) == {Refusal.MALFORMED}
+        assert host.ciphers == []
+
+
+def test_keys_of_one_cipher_are_not_those_of_another() -> None:
+    """protocol.md 5.2: the same handshake, to the last random octet, but for the offer."""
+    keys = set()
+    for offer in ({AES: 1}, {CHACHA: 1}):
+        network = offering(24, offer, offer).start().run(5)
+        keys |= network.initiator.used_keys
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("passwords", [("p",), ()], ids=["password", "none"])
+def test_a_relay_sees_no_offer_and_can_strike_nothing_out(passwords: tuple[str, ...]) -> None:
+    """protocol.md 5.6: whoever carries the messages knows the names, and finds them nowhere."""
+    network = offering(25, FAST, FAST, passwords=passwords)
+
+    def downgrade(message: bytes) -> bytes:
+        for old, new in ((b"aes-256-gcm=", b"xes-256-gcm="), (b"=18000", b"=00001")):
+            message = message.replace(old, new)
+        return message
+
+    network.relay = downgrade
+    network.start().run(10)
+    assert set(network.initiator.ciphers + network.responder.ciphers) == {AES}
+    assert not any(cipher.encode() in message for message in network.carried for cipher in Cipher)
