@@ -11,6 +11,7 @@ from ipam.address import AddressRange
 from mesh.connection.maker import Target
 from mesh.errors import OperatorError
 from mesh.link.lanes import MAX_LANES
+from mesh.wire.cipher import Cipher
 
 DEFAULT_RANGE = "10.32.0.0/12"
 DEFAULT_MTU = 1420
@@ -49,6 +50,8 @@ class Config:
     init_peer_count: int | None = None
     seed: bool = False
     observer: bool = False
+    cipher: Cipher | None = None
+    """The only one to offer; None: all there are, the faster first."""
     log_format: str = "text"
     log_level: str = "info"
 

@@ -94,12 +94,30 @@ def links_text(links: Sequence[Json]) -> str:
             _milliseconds(link["rtt"]),
             link["segment"],
             link["endpoint"],
+            link["cipher"],
             None if link["key_age"] is None else duration(link["key_age"]),
         )
         for link in links
     ]
-    head = ("PEER", "OVERLAY", "STATE", "REASON", "HOPS", "RTT", "SEGMENT", "ENDPOINT", "KEY AGE")
+    head = (
+        "PEER",
+        "OVERLAY",
+        "STATE",
+        "REASON",
+        "HOPS",
+        "RTT",
+        "SEGMENT",
+        "ENDPOINT",
+        "CIPHER",
+        "KEY AGE",
+    )
     return table(head, rows)
+
+
+def ciphers_text(costs: Json) -> str:
+    """What this host offers, the fastest first, with what it measured."""
+    fastest = sorted(costs, key=lambda cipher: costs[cipher])
+    return ", ".join(f"{cipher} ({costs[cipher] / 1000:.0f} us per 64 KiB)" for cipher in fastest)
 
 
 def routes_text(routes: Sequence[Json]) -> str:
@@ -198,6 +216,8 @@ def status_text(status: Json) -> str:
         f" range {status['ipam']['range']}",
         f"pods         {len(status['attachments'])} attached",
     ]
+    if us["encrypted"]:
+        lines.insert(3, f"ciphers      {ciphers_text(us['ciphers'])}")
     if us["clone_suspected"]:
         lines.append("WARNING      another host uses our identity (cloned-identity)")
     if status["state_fault"]:

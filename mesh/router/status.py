@@ -31,6 +31,7 @@ class UsStatus:
     probe_port: int
     worker: str
     clone_suspected: bool
+    ciphers: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class LinkStatus:
     segment: int
     endpoint: str | None
     epoch: int | None
+    cipher: str | None
     key_age: float | None
 
 
@@ -199,6 +201,7 @@ def _us(router: Router) -> UsStatus:
         probe_port=hub.config.probe_port,
         worker=router.links.worker_reason,
         clone_suspected=router.topology.clone_suspected,
+        ciphers={cipher.value: cost for cipher, cost in sorted(hub.config.ciphers.items())},
     )
 
 
@@ -314,6 +317,7 @@ def _links(router: Router, now: Instant) -> tuple[LinkStatus, ...]:
                 segment=0 if route is None else route.mtu,
                 endpoint=None if direct is None else str(direct.endpoint),
                 epoch=None if pair is None else pair.epoch,
+                cipher=None if pair is None else pair.cipher,
                 key_age=None if pair is None or pair.ready_at is None else now - pair.ready_at,
             )
         )

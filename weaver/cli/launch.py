@@ -14,6 +14,7 @@ from ipam.address import AddressRange
 from mesh.connection.maker import Target
 from mesh.drivers.listen import listening_socket
 from mesh.errors import OperatorError
+from mesh.wire.cipher import named
 from weaver.config import Config, http_address
 from weaver.logs import set_up
 
@@ -49,6 +50,7 @@ def config_of(args: argparse.Namespace) -> Config:
         init_peer_count=args.init_peer_count,
         seed=args.seed,
         observer=args.observer,
+        cipher=named(args.cipher),
         log_format=args.log_format,
         log_level=args.log_level,
     )

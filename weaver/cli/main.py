@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mesh.wire.cipher import Cipher
 from weaver import __version__
 
 if TYPE_CHECKING:
@@ -115,6 +116,12 @@ def _launch(commands: Any) -> None:  # noqa: ANN401
     launch.add_argument("--init-peer-count", type=int, help="peers that elect the first ring")
     launch.add_argument("--seed", action="store_true", help="own the whole range, ask nobody")
     launch.add_argument("--observer", action="store_true", help="never elect, only ask for space")
+    launch.add_argument(
+        "--cipher",
+        choices=("auto", *(cipher.value for cipher in Cipher)),
+        default="auto",
+        help="of frames: the only one to offer, or (auto) all, the fastest here preferred",
+    )
     launch.add_argument("--log-format", choices=("text", "json"), default="text")
     launch.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info"

@@ -22,6 +22,7 @@ from ipam.drivers.store import SqliteStore
 from ipam.election import CHANNEL as ELECTION
 from ipam.ring import CHANNEL as RING
 from mesh.crypto.password import DEFAULT_ID, PasswordRing, parse_password_file
+from mesh.drivers.ciphers import measured_offer
 from mesh.drivers.clock import LoopClock
 from mesh.drivers.identity_file import load_identity
 from mesh.drivers.kem import SystemKem
@@ -159,6 +160,7 @@ class Daemon:
                 short_id=self.state.short_id,
                 targets=targets,
                 program=f"weaver {__version__}",
+                ciphers=measured_offer(config.cipher),
             ),
             identity=self.identity,
             uid=PeerUID(self.rng.getrandbits(64)),
