@@ -7,6 +7,7 @@ import io
 import json
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from mesh.errors import OperatorError
 from tests.drivers.test_mesh_driver import free_port
 from weaver.api.routes import ROUTES, openapi
+from weaver.api.schemas import ROWS
 from weaver.api.server import MAX_BODY, ApiServer, load_token, make_app, make_way
 from weaver.daemon.events import EventLog
 from weaver.daemon.facade import Facade
@@ -225,6 +227,24 @@ def test_the_description_is_of_the_routes_that_there_are() -> None:
         (method.upper(), path) for path, methods in openapi()["paths"].items() for method in methods
     }
     assert served == described == {(route.method, route.path) for route in ROUTES}
+
+
+def test_the_description_says_what_rows_are_made_of() -> None:
+    """Every field of every row; of those that may be missing, that they may."""
+    described = openapi()
+    for path, row in ROWS.items():
+        answer = described["paths"][path]["get"]["responses"]["200"]["content"]
+        assert answer["application/json"]["schema"]["items"] == {
+            "$ref": f"#/components/schemas/{row.__name__}"
+        }
+        schema = described["components"]["schemas"][row.__name__]
+        names = [field.name for field in fields(row)]
+        assert list(schema["properties"]) == schema["required"] == names
+    link = described["components"]["schemas"]["LinkStatus"]["properties"]
+    assert link["cipher"] == {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    assert link["hops"] == {"type": "integer"}
+    assert link["rtt"] == {"anyOf": [{"type": "number"}, {"type": "null"}]}
+    assert json.loads(json.dumps(described)) == described
 
 
 def test_the_facade_has_what_the_stand_in_has() -> None:

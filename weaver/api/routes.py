@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weaver import __version__
+from weaver.api.schemas import row_schemas, rows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,8 @@ def openapi() -> dict[str, Any]:
                 },
             },
         }
+        if route.method == "GET" and (rows := rows_of(route.path)) is not None:
+            operation["responses"]["200"]["content"] = {"application/json": {"schema": rows}}
         if route.body:
             schema = {
                 "type": "object",
@@ -122,6 +125,7 @@ def openapi() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": {
+                **row_schemas(),
                 "Error": {
                     "type": "object",
                     "properties": {
@@ -135,7 +139,7 @@ def openapi() -> dict[str, Any]:
                         }
                     },
                     "required": ["error"],
-                }
+                },
             }
         },
     }
