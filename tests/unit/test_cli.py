@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mesh.wire.cipher import Cipher
+from weaver.cli.launch import config_of
 from weaver.cli.main import COMMANDS, main, parser
 from weaver.cli.reset import remove_state
 
@@ -89,7 +91,33 @@ def test_wrong_flags_are_one_line_with_a_reason(
     assert lines[0].endswith(")")
 
 
-@pytest.mark.parametrize("args", [[], ["nonsense"], ["status", "nonsense"], ["attach"], ["ipam"]])
+@pytest.mark.parametrize(
+    ("args", "cipher"),
+    [
+        ([], None),
+        (["--cipher", "auto"], None),
+        (["--cipher=aes-256-gcm"], Cipher.AES_256_GCM),
+        (["--cipher=chacha20-poly1305"], Cipher.CHACHA20_POLY1305),
+    ],
+    ids=str,
+)
+def test_the_cipher_that_is_asked_for(args: list[str], cipher: Cipher | None) -> None:
+    """protocol.md 5.6"""
+    assert config_of(parser().parse_args(["launch", *args])).cipher is cipher
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["nonsense"],
+        ["status", "nonsense"],
+        ["attach"],
+        ["ipam"],
+        ["launch", "--cipher", "rot13"],
+        ["launch", "--cipher", ""],
+    ],
+)
 def test_usage_errors_exit_2(args: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(args)
