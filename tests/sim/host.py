@@ -25,6 +25,7 @@ from mesh.router.effects import (
 from mesh.router.events import RouterEvent
 from mesh.router.hub import RouterConfig
 from mesh.router.router import Router
+from mesh.wire.cipher import Cipher, Offer
 from tests.sim.clock import SimClock, _Entry
 from tests.sim.kem import SimKem
 from tests.sim.network import Pipe, SimNetwork
@@ -51,12 +52,14 @@ class SimHost:
         passwords: PasswordRing,
         on_event: Callable[[SimHost, RouterEvent], None] = lambda _host, _event: None,
         limit: int = 200,
+        ciphers: Offer | None = None,
     ) -> None:
         self.address, self.clock, self.network, self.rng = address, clock, network, rng
         self.identity = Identity.from_seed(rng.randbytes(32))
         self.name: PeerName = self.identity.name
         self.number, self.limit = number, limit
         self.passwords = passwords
+        self.ciphers: Offer = ciphers or dict.fromkeys(Cipher, 0)
         self.targets: tuple[Target, ...] = ()
         self.short_id: ShortID | None = None
         self.alive = False
@@ -76,6 +79,7 @@ class SimHost:
             short_id=self.short_id,
             targets=self.targets,
             limit=self.limit,
+            ciphers=self.ciphers,
         )
         self.router = Router(
             config,

@@ -41,9 +41,11 @@ from mesh.router.events import (
     RouterEvent,
     UnicastReceived,
 )
+from mesh.wire.cipher import Offer
 from tests.sim.clock import SimClock, _Entry
 from tests.sim.host import PORT, SimHost, ring
 from tests.sim.network import SimNetwork, Weather
+from tests.sim.processors import PROCESSORS, cipher_complaint
 
 RANGE = AddressRange.parse("10.32.0.0/27")
 """Two addresses a peer: most must be asked for."""
@@ -200,6 +202,7 @@ class SimMesh:
         peers: int = 12,
         weather: Weather | None = None,
         passwords: tuple[str, ...] = ("secret",),
+        processors: tuple[Offer, ...] = PROCESSORS,
     ) -> None:
         self.seed, self.rng = seed, Random(seed)
         self.clock = SimClock()
@@ -217,12 +220,14 @@ class SimMesh:
                 Random(self.rng.getrandbits(64)),
                 ring(*passwords),
                 self._event,
+                ciphers=processors[n % len(processors)],
             )
             for n in range(peers)
         ]
         self.ipams: dict[str, SimIpam] = {}
         self._keys = 0
         self._electors = peers
+        self.encrypted = bool(passwords)
 
     # ---- life
 
@@ -348,7 +353,8 @@ class SimMesh:
         short_ids = [host.router.topology.own.short_id for host in hosts]
         if len(set(short_ids)) != len(hosts):
             return f"short IDs are not distinct: {short_ids}"
-        return self._ring_complaint(hosts) or self._frames_complaint(hosts)
+        ciphers = cipher_complaint(hosts) if self.encrypted else None
+        return self._ring_complaint(hosts) or ciphers or self._frames_complaint(hosts)
 
     def _ring_complaint(self, hosts: list[SimHost]) -> str | None:
         rings = [self.ipams[host.address].core.ring for host in hosts]
