@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
+from mesh.connection.handshake import IdentityHandshake
 from mesh.connection.reasons import Refusal
 from mesh.errors import MalformedMessageError
 from mesh.link import epochs
@@ -290,17 +294,44 @@ def test_keys_of_one_cipher_are_not_those_of_another() -> None:
     assert len(keys) == 2
 
 
+def downgrade(message: bytes) -> bytes:
+    """A relay that wants the other cipher, and knows how offers are written."""
+    for old, new in ((b"aes-256-gcm=", b"xes-256-gcm="), (b"=18000", b"=00001")):
+        message = message.replace(old, new)
+    return message
+
+
 @pytest.mark.parametrize("passwords", [("p",), ()], ids=["password", "none"])
 def test_a_relay_sees_no_offer_and_can_strike_nothing_out(passwords: tuple[str, ...]) -> None:
-    """protocol.md 5.6: whoever carries the messages knows the names, and finds them nowhere."""
+    """protocol.md 5.6: whoever carries the messages finds no name of a cipher in them."""
     network = offering(25, FAST, FAST, passwords=passwords)
-
-    def downgrade(message: bytes) -> bytes:
-        for old, new in ((b"aes-256-gcm=", b"xes-256-gcm="), (b"=18000", b"=00001")):
-            message = message.replace(old, new)
-        return message
-
     network.relay = downgrade
     network.start().run(10)
     assert set(network.initiator.ciphers + network.responder.ciphers) == {AES}
     assert not any(cipher.encode() in message for message in network.carried for cipher in Cipher)
+
+
+def test_a_planted_bug_lets_the_relay_have_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above can fail: offers in clear behind the sealed part, bound by nothing."""
+    write, read = IdentityHandshake.write, IdentityHandshake.read
+
+    def careless_write(self: IdentityHandshake, features: Mapping[str, str] = {}) -> bytes:
+        sealed = write(self)
+        return len(sealed).to_bytes(2, "big") + sealed + json.dumps(dict(features)).encode()
+
+    def careless_read(self: IdentityHandshake, message: bytes) -> None:
+        size = 2 + int.from_bytes(message[:2], "big")
+        read(self, message[2:size])
+        if self.hello is not None:
+            features = tuple(json.loads(message[size:]).items())
+            self.hello = replace(self.hello, features=features)
+
+    monkeypatch.setattr(IdentityHandshake, "write", careless_write)
+    monkeypatch.setattr(IdentityHandshake, "read", careless_read)
+    network = offering(25, FAST, FAST)
+    network.start().run(10)
+    assert set(network.initiator.ciphers) == {AES}, "without a relay nobody would notice"
+    network = offering(25, FAST, FAST)
+    network.relay = downgrade
+    network.start().run(10)
+    assert network.initiator.ciphers[:1] == [CHACHA]
