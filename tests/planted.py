@@ -339,7 +339,7 @@ BUGS = (
         "tests/unit/test_epochs.py",
     ),
     Bug(
-        "the worker seals with AES-256-GCM whatever it is told",
+        "the worker seals with one cipher whatever it is told",
         "mesh/link/peers.py",
         "AEADS[message.cipher]",
         "next(iter(AEADS.values()))",

@@ -55,10 +55,12 @@ def until(happened: Callable[[], object], explain: Callable[[], object]) -> None
 
 
 @contextmanager
-def started(lab: Lab, *options: str, targets: tuple[str, ...] | None = None) -> Iterator[Site]:
-    """h2 with other options than the lab's."""
-    h1, h2, *_ = lab.plan().hosts
-    site = lab.site(h2)
+def started(
+    lab: Lab, *options: str, targets: tuple[str, ...] | None = None, host: str = "h2"
+) -> Iterator[Site]:
+    """A host that does not run, with other options than the lab's."""
+    h1, *_ = lab.plan().hosts
+    site = site_of(lab, host)
     process = site.launch([h1.underlay] if targets is None else targets, 2, options)
     try:
         until(lambda: site.get("/v1/status") is not None, site.last_words)
