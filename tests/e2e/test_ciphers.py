@@ -16,6 +16,8 @@ from weaver.lab.plan import Order, Shape
 pytestmark = pytest.mark.e2e
 
 AES, CHACHA = "aes-256-gcm", "chacha20-poly1305"
+NO_AES = "~0x200000200000000"
+"""Bits of AES-NI and PCLMULQDQ, for OPENSSL_ia32cap(3); elsewhere than on x86 it means nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,13 @@ def test_what_was_asked_for_is_used_and_shown(lab: Lab, password: str) -> None:
         refuses(h3, "h2")
 
 
-def test_two_that_measured_agree(lab: Lab, password: str) -> None:
+@pytest.mark.parametrize("mask", ["", NO_AES], ids=["as-it-is", "no-aes"])
+def test_two_that_measured_agree(
+    lab: Lab, password: str, mask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """h2 as this processor is, and as one that has no instructions for AES and GCM."""
+    if mask:
+        monkeypatch.setenv("OPENSSL_ia32cap", mask)
     h1 = site_of(lab, "h1")
     with started(lab, password) as h2:
         until(lambda: link(h2, "h1").get("state") == "direct", lambda: link(h2, "h1"))
