@@ -485,3 +485,27 @@ def test_split_leaves_what_is_no_super_frame() -> None:
 
 def test_envelope_and_flag_do_not_overlap() -> None:
     assert ENVELOPE.size == 11
+
+
+def test_what_was_remembered_of_a_sender_goes_with_its_epoch() -> None:
+    """10.3: a way that led here once leads nowhere when its epoch is retired."""
+    ours, theirs = pair()
+    first, second = (
+        ours.datagrams(A, bytes(unicast_record(frame(FAR, POD))), size=1400) for _ in range(2)
+    )
+    theirs.take(*first)
+    theirs.peers.apply(w.RetireEpoch(US, 1))
+    theirs.take(*second)
+    assert len(theirs.written) == 1
+    assert theirs.drops == {"unknown-epoch": 1}
+
+
+def test_what_was_remembered_of_a_destination_goes_when_it_moves() -> None:
+    """10.8: an address moves at once, also for a flow that goes on."""
+    host = Host(US, A, B)
+    host.peers.macs.learn(FAR, A, T0)
+    assert host.from_pod(frame(FAR, POD)) == host.from_pod(frame(FAR, POD)) == A
+    host.peers.macs.learn(FAR, B, T0)
+    assert host.from_pod(frame(FAR, POD)) == B
+    host.peers.apply(w.DropPeer(B))
+    assert host.from_pod(frame(FAR, POD)) is None

@@ -53,6 +53,17 @@ def test_replay_window_is_8192_wide() -> None:
     assert window.accept(10_000)
     assert window.accept(10_000 - 8191)
     assert not window.accept(10_000 - 8192)
+    assert not window.accept(10_000 - 8193)
+
+
+def test_replay_window_after_a_round() -> None:
+    """10.4: numbers share their places with those a window before."""
+    window = ReplayWindow()
+    assert window.accept(1)
+    assert window.accept(WINDOW)
+    assert window.accept(WINDOW + 2)
+    assert window.accept(WINDOW + 1), "1 was seen, and is forgotten"
+    assert not window.accept(WINDOW + 1)
 
 
 # ---- broadcasts
