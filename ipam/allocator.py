@@ -22,7 +22,6 @@ from ipam.effects import (
     AllocatorEffect,
     Answer,
     DropAllocation,
-    Left,
     LostAddress,
     Persist,
     Publish,
@@ -34,11 +33,11 @@ from ipam.effects import (
 )
 from ipam.election import CHANNEL as ELECTION
 from ipam.election import Election
+from ipam.handover import Handover
 from ipam.messages import Message, MessageKind, decode
 from ipam.requests import (
     ASK_AGAIN,
     ASK_TIMEOUT,
-    HANDOVER_RETRY,
     LOOK_AGAIN,
     MAX_PENDING,
     PATIENCE,
@@ -89,8 +88,7 @@ class Allocator:
         self._retry_at: Instant | None = None
         self._number = rng.getrandbits(31)
         self._propose_at: Instant | None = None
-        self._leaving: tuple[PeerName, int, Instant] | None = None
-        self.has_left = False
+        self.leaving = Handover(self.ring, rng)
         self._own_space()
 
     # ---- requests
@@ -125,7 +123,6 @@ class Allocator:
 
     @property
     def pending_count(self) -> int:
-        """Requests that wait for space or for the election."""
         return len(self._pending)
 
     def holder_of(self, address: Address) -> AllocationKey | None:
@@ -153,15 +150,21 @@ class Allocator:
 
     def leave(self, now: Instant) -> list[AllocatorEffect]:
         """Hand all our space to another peer, which must say that it is durable there."""
-        effects: list[AllocatorEffect] = []
-        self._hand_over(effects, now)
+        effects = self.leaving.begin(self._reachable, now)
+        self._serve(effects, now)
         return self._armed(effects, now)
+
+    def stay(self, now: Instant) -> list[AllocatorEffect]:
+        """Leaving took too long and is called off."""
+        self.leaving.give_up()
+        return self._armed([], now)
 
     # ---- the mesh
 
     def peers(self, reachable: dict[PeerName, str], now: Instant) -> list[AllocatorEffect]:
         """Who can be reached now, with nicknames."""
         self._reachable = dict(reachable)
+        self.leaving.leavers.intersection_update(reachable)
         effects: list[AllocatorEffect] = []
         if self._asking is not None and self._asking.donor not in reachable:
             self._ask_next(effects, now)
@@ -175,20 +178,19 @@ class Allocator:
         effects: list[AllocatorEffect] = []
         match message.kind:
             case MessageKind.REQUEST:
+                self.leaving.leavers.discard(src)
                 self._donate(src, message.number, effects)
             case MessageKind.DONATE:
                 self._take_in(src, message, effects, now)
                 self._donor_answered(src, message.number, effects, now)
-            case MessageKind.DENIED:
-                self._donor_answered(src, message.number, effects, now)
             case MessageKind.HANDOVER:
-                self._take_in(src, message, effects, now)
-                effects.append(SendTo(src, Message(MessageKind.ACK, message.number).encode()))
-            case MessageKind.ACK:
-                if self._leaving is not None and self._leaving[:2] == (src, message.number):
-                    self._leaving = None
-                    self.has_left = True
-                    effects.append(Notify(Left(src)))
+                self._inherit(src, message, effects, now)
+            case MessageKind.DENIED | MessageKind.ACK:
+                self._donor_answered(src, message.number, effects, now)
+                effects += self.leaving.answered(
+                    message.kind, src, message.number, self._reachable, now
+                )
+                self._own_space()
         return self._armed(effects, now)
 
     def channel_changed(self, channel: str, now: Instant) -> list[AllocatorEffect]:
@@ -208,8 +210,8 @@ class Allocator:
             del self._pending[pending.request]
             reason = "no-space" if self.ring.is_seeded else "no-quorum"
             effects.append(Answer(pending.request, Refused(reason)))
-        if self._leaving is not None and now >= self._leaving[2]:
-            self._hand_over(effects, now)
+        if self.leaving.until is not None and now >= self.leaving.until:
+            effects += self.leaving.go_on(self._reachable, now)
         if self._asking is not None and now >= self._asking.until:
             self._ask_next(effects, now)
         if self._propose_at is not None and now >= self._propose_at:
@@ -237,6 +239,9 @@ class Allocator:
         if held is not None:
             same = wanted is None or wanted == held
             effects.append(Answer(request, Allocated(held) if same else Refused("key-in-use")))
+            return True
+        if self.leaving.is_active or self.leaving.has_left:
+            effects.append(Answer(request, Refused("leaving")))
             return True
         if wanted is None:
             address = self.space.take(now)
@@ -281,7 +286,7 @@ class Allocator:
                 self._propose(effects, now)
             return
         shares = self.ring.shares()
-        donors = [p for p in shares if p in self._reachable]
+        donors = [p for p in shares if p in self._reachable and p not in self.leaving.leavers]
         # The larger a share, the likelier it has room; chance spreads those who ask at once.
         donors.sort(key=lambda p: shares[p] * (0.5 + self._rng.random()))
         self._asking = None
@@ -318,7 +323,7 @@ class Allocator:
             self._asking = None
 
     def _donate(self, src: PeerName, number: int, effects: list[AllocatorEffect]) -> None:
-        block = None if self._leaving else self.space.spare_block()
+        block = None if self.leaving.is_active else self.space.spare_block()
         if block is None or not self.ring.is_seeded:
             effects.append(SendTo(src, Message(MessageKind.DENIED, number).encode()))
             return
@@ -393,23 +398,18 @@ class Allocator:
 
     # ---- leaving
 
-    def _hand_over(self, effects: list[AllocatorEffect], now: Instant) -> None:
-        """Give everything to a reachable peer, again and again until one says it has it."""
-        heirs = sorted(self._reachable)
-        mine = self.ring.owned(self.us)
-        given = self._leaving[0] if self._leaving is not None else None
-        if not heirs or (not mine and given is None):
-            self._leaving, self.has_left = None, not mine
-            effects.append(Notify(Left(None)))
-            return
-        heir = given if given in heirs else self._rng.choice(heirs)
-        for piece in mine:
-            effects += announced(self.ring, self.ring.give(piece.start, piece.end, heir))
-        self._own_space()
-        self._number = (self._number + 1) & 0xFFFFFFFF
-        pieces = tuple(self.ring.encoded(p) for p in self.ring.owned(heir)[:4096])
-        effects.append(SendTo(heir, Message(MessageKind.HANDOVER, self._number, pieces).encode()))
-        self._leaving = (heir, self._number, Instant(now + HANDOVER_RETRY))
+    def _inherit(
+        self, src: PeerName, message: Message, effects: list[AllocatorEffect], now: Instant
+    ) -> None:
+        """Somebody leaves. We answer for what we hold, and take nothing new when we leave too."""
+        self.leaving.leavers.add(src)
+        self._take_in(src, message, effects, now)
+        holds = all(self.ring.holds(data) for data in message.slices)
+        if self.leaving.is_active or self.leaving.has_left:
+            owners = {decode_slice(data)[1].owner for data in message.slices}
+            holds = holds and self.us in owners and not self.leaving.has_left
+        kind = MessageKind.ACK if holds else MessageKind.DENIED
+        effects.append(SendTo(src, Message(kind, message.number).encode()))
 
     # ---- bookkeeping
 
@@ -437,8 +437,8 @@ class Allocator:
             wishes.append(self._asking.until)
         if self._propose_at is not None:
             wishes.append(self._propose_at)
-        if self._leaving is not None:
-            wishes.append(self._leaving[2])
+        if self.leaving.until is not None:
+            wishes.append(self.leaving.until)
         if self._pending and self._retry_at is not None:
             wishes.append(self._retry_at)
         if self._pending and (rested := self.space.next_rested()) is not None:

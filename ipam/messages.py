@@ -3,8 +3,8 @@
 REQUEST  1 | number u32                       may we have space?
 DONATE   2 | number u32 | count u16 | slice block …     here: signed slices
 DENIED   3 | number u32
-HANDOVER 4 | number u32 | count u16 | slice block …     we leave: all of ours is yours
-ACK      5 | number u32                       the hand-over is durable here
+HANDOVER 4 | number u32 | count u16 | slice block …     we leave: do you hold these?
+ACK      5 | number u32                       they are durable here
 """
 
 from __future__ import annotations

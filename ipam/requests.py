@@ -24,7 +24,6 @@ ASK_AGAIN = 1.0
 LOOK_AGAIN = 0.05
 """Seconds at the least until the next look at what should have been possible already."""
 
-HANDOVER_RETRY = 1.0
 MAX_PENDING = 10_000
 
 

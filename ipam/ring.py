@@ -154,6 +154,14 @@ class Ring:
     def is_seeded(self) -> bool:
         return bool(self.slices)
 
+    def holds(self, octets: bytes) -> bool:
+        """Whether this slice of this ring is known here, or what became of it."""
+        head, said = decode_slice(octets)
+        held = self.slices.get(said.start)
+        if self.id is None or head != self.id.head() or held is None:
+            return False
+        return held.version > said.version or held.content() == said.content()
+
     def owned(self, owner: PeerName) -> list[Slice]:
         return [s for _, s in sorted(self.slices.items()) if s.owner == owner]
 

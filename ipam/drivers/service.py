@@ -91,7 +91,12 @@ class IpamService:
 
     def leave(self) -> None:
         """Begin to hand our space over; ``left`` is set when that is done."""
+        self.left.clear()
         self._take(self.allocator.leave(self._clock.now()))
+
+    def stay(self) -> None:
+        """Leaving took too long: go on as before."""
+        self._take(self.allocator.stay(self._clock.now()))
 
     # ---- what the mesh says
 

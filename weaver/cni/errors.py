@@ -51,6 +51,7 @@ _CODES = {
     "no-quorum": Code.TRY_AGAIN,
     "ipam-timeout": Code.TRY_AGAIN,
     "too-many-requests": Code.TRY_AGAIN,
+    "leaving": Code.TRY_AGAIN,
     "helper-failed": Code.TRY_AGAIN,
     "store-full": Code.IO,
     "store-locked": Code.IO,

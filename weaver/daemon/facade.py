@@ -245,13 +245,14 @@ class Facade:
                 await daemon.ipam.left.wait()
         except TimeoutError as err:
             if not force:
+                daemon.ipam.stay()
                 raise OperatorError(
                     "nobody took our space over; --force gives it up", "handover-failed"
                 ) from err
         await daemon.worker.close()
         await daemon.devices.remove()
         daemon.stopping.set()
-        handed = daemon.ipam.allocator.has_left
+        handed = daemon.ipam.allocator.leaving.has_left
         return {"handed_over": handed, "state_dir": str(daemon.config.state_dir)}
 
     # ---- inside
