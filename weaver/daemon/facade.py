@@ -281,7 +281,11 @@ class Facade:
         try:
             return PeerName.parse(text)
         except ValueError as err:
-            raise OperatorError(f"no peer is called {text}", "unknown-peer") from err
+            raise OperatorError(
+                f"no peer is called {text}; one that is gone has the name that `weaver status ipam`"
+                " shows",
+                "unknown-peer",
+            ) from err
 
 
 def _attachment(row: Attachment) -> Json:
