@@ -19,6 +19,9 @@ TIMEOUT = 120.0
 MAX_SPOOLED = 4096
 """Files of the spool: pods of one host that can be deleted while the daemon is down."""
 
+MAX_NAME = 255
+"""Octets of a file's name: a container of 239 with the longest interface."""
+
 
 class DaemonDownError(Exception):
     """Nobody listens, or whoever listened died before it answered."""
@@ -93,10 +96,12 @@ def alone(command: bytes, stdin: bytes, frame: bytes) -> int:
     """Answer while the daemon is down."""
     if command == b"DEL":
         try:
-            spool(frame)
+            lacking = spool(frame)
         except OSError as err:
-            posix.write(2, f"{PLUGIN}: DEL not recorded: {err.strerror}\n".encode())
-        return 0
+            lacking = err.strerror or str(err)
+        if not lacking:
+            return 0
+        return refuse(stdin, 11, "weaver is not running, and cannot be told later: " + lacking)
     if command == b"VERSION":
         said = '{"cniVersion":"%s","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'
         posix.write(1, (said % version(stdin, "1.1.0")).encode())
@@ -105,28 +110,32 @@ def alone(command: bytes, stdin: bytes, frame: bytes) -> int:
     return refuse(stdin, code, "weaver is not running: nobody listens on " + SOCKET)
 
 
-def spool(frame: bytes) -> None:
-    """Leave a DEL for the daemon's next start: one file, named by what it deletes."""
-    directory = SOCKET.rpartition("/")[0] + "/cni-del"
+def spool(frame: bytes) -> str:
+    """Leave a DEL for the daemon's next start: one file, named by what it deletes.
+
+    Why it cannot be left, or nothing. A name that no file can have is no container's either.
+    """
+    directory = SOCKET.rpartition("/")[0].encode() + b"/cni-del"
     container = posix.environ.get(b"CNI_CONTAINERID", b"")
-    name = (container + b"," + posix.environ.get(b"CNI_IFNAME", b"")).hex()
-    if len(name) > 240:
-        return
+    name = container + b"," + posix.environ.get(b"CNI_IFNAME", b"")
+    if len(name) > MAX_NAME or b"/" in name or name[:1] in (b".", b","):
+        return "a name that cannot be recorded"
     try:
         posix.mkdir(directory, 0o700)
     except FileExistsError:
         if len(posix.listdir(directory)) >= MAX_SPOOLED:
-            return
-    new = f"{directory}/.{name}.{posix.getpid()}"
+            return "too much is recorded already"
+    new = directory + b"/.%d" % posix.getpid()
     fd = posix.open(new, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
     try:
         whole = posix.write(fd, frame) == len(frame)
     finally:
         posix.close(fd)
-    if whole:
-        posix.rename(new, directory + "/" + name)
-    else:
+    if not whole:
         posix.unlink(new)
+        return "no room"
+    posix.rename(new, directory + b"/" + name)
+    return ""
 
 
 def refuse(stdin: bytes, code: int, message: str) -> int:

@@ -92,6 +92,10 @@ class CniHost:
             self._process.wait(DEADLINE)
             self._process = None
 
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         self.stop(signal.SIGKILL)
 

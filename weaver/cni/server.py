@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -26,6 +27,9 @@ MAX_CALLS = 512
 DRAIN_INTERVAL = 10.0
 """Seconds between looks at the spool, for a DEL that came while we were starting, or could not be
 carried out yet."""
+
+NEVER = (Code.VERSION, Code.ENVIRONMENT, Code.DECODE, Code.BAD_CONFIG)
+"""Errors of the call itself: it will not be better next time."""
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that calls under way are waited for at the end."""
@@ -108,7 +112,7 @@ class CniServer:
         assert self._spool is not None
         container, ifname = environ.get("CNI_CONTAINERID", ""), environ.get("CNI_IFNAME", "")
         name = file_name(container, ifname)
-        if len(name) <= 255 and (found := self._spool.read(name)) is not None:
+        if name is not None and (found := self._spool.read(name)) is not None:
             await self._carry_out(self._spool, name, *found)
 
     async def _drain(self, spool: Spool) -> None:
@@ -124,5 +128,7 @@ class CniServer:
         if code == 0:
             spool.drop(name)
             log.info("spooled DEL done", extra={"container": environ.get("CNI_CONTAINERID", "")})
-        else:
-            log.warning("spooled DEL failed", extra={"reason": "cni", "error": out.decode()})
+            return
+        log.warning("spooled DEL failed", extra={"reason": "cni", "error": out.decode()})
+        if json.loads(out)["code"] in NEVER:
+            spool.drop(name)

@@ -14,6 +14,7 @@ from weaver.cni.errors import CniError
 log = logging.getLogger(__name__)
 
 DIRECTORY = "cni-del"
+MAX_NAME = 255
 MAX_FILE = frame.HEAD + frame.MAX_ENVIRON + MAX_STDIN
 
 
@@ -24,9 +25,14 @@ class Spool:
         self.directory = directory
 
     def prepare(self) -> None:
-        """Make the directory, for root only: what lies in it is carried out."""
+        """Make the directory, for root only: what lies in it is carried out.
+
+        What an executable was killed over is not whole, and nobody was told that it is done.
+        """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory.chmod(0o700)
+        for torn in self.directory.glob(".*"):
+            torn.unlink(missing_ok=True)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, str], bytes]]:
         """(file name, environment, configuration) of each, oldest first."""
@@ -60,6 +66,8 @@ class Spool:
         (self.directory / name).unlink(missing_ok=True)
 
 
-def file_name(container: str, ifname: str) -> str:
-    """As the executables name a deletion's file."""
-    return f"{container},{ifname}".encode().hex()
+def file_name(container: str, ifname: str) -> str | None:
+    """As the executables name a deletion's file; None for what they leave none of."""
+    name = f"{container},{ifname}"
+    fits = "/" not in name and "\0" not in name and name[0] not in ".,"
+    return name if fits and len(name.encode(errors="replace")) <= MAX_NAME else None
