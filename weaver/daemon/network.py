@@ -39,6 +39,10 @@ class Wiring:
     routes: tuple[Route, ...]
 
 
+class HelperDiedError(OperatorError):
+    """It ended before it answered."""
+
+
 class NetworkPort(Protocol):
     """Devices of the host and of pods. Methods raise OperatorError with a stable reason."""
 
@@ -97,20 +101,30 @@ class Network:
         return wrong
 
     async def do(self, command: str, **request: object) -> Any:  # noqa: ANN401  # JSON
-        """Run one command of ``weaver.daemon.nethelper``."""
+        """Run one command of ``weaver.daemon.nethelper``.
+
+        Every command may be run again over what half of it left, so one whose helper died, perhaps
+        long before it, is given to another helper; one that kills that too is refused.
+        """
         line = json.dumps({"do": command, **request}).encode() + b"\n"
         async with self._lock:
-            process = await self._running()
             try:
-                data = await self._exchange(process, line)
-            except BaseException:
-                # An answer that nobody waits for would be taken for the next request's.
-                await self._kill(process)
-                raise
+                data = await self._asked(line)
+            except HelperDiedError:
+                data = await self._asked(line)
         answer = json.loads(data)
         if "error" in answer:
             raise OperatorError(answer["error"], answer["reason"])
         return answer["ok"]
+
+    async def _asked(self, line: bytes) -> bytes:
+        process = await self._running()
+        try:
+            return await self._exchange(process, line)
+        except BaseException:
+            # An answer that nobody waits for would be taken for the next request's.
+            await self._kill(process)
+            raise
 
     async def _exchange(self, process: asyncio.subprocess.Process, line: bytes) -> bytes:
         assert process.stdin is not None
@@ -120,10 +134,12 @@ class Network:
                 process.stdin.write(line)
                 await process.stdin.drain()
                 data = await process.stdout.readline()
-        except (TimeoutError, ConnectionError) as err:
+        except TimeoutError as err:
             raise OperatorError("the device helper does not answer", "helper-failed") from err
+        except ConnectionError as err:
+            raise HelperDiedError("the device helper died", "helper-failed") from err
         if not data.endswith(b"\n"):
-            raise OperatorError("the device helper died", "helper-failed")
+            raise HelperDiedError("the device helper died", "helper-failed")
         return data
 
     async def start(self) -> None:
