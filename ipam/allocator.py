@@ -51,6 +51,7 @@ from ipam.space import REST, Space
 from mesh.clock import Instant
 from mesh.crypto.identity import Identity
 from mesh.effects import Arm, Notify
+from mesh.errors import MalformedMessageError
 from mesh.gossip.channel import Item
 from mesh.names import PeerName
 
@@ -59,7 +60,9 @@ if TYPE_CHECKING:
 
 
 class Allocator:
-    """``quorum`` electors decide; 1 for whoever is alone or ``--seed``; observers do not vote."""
+    """``quorum`` electors decide; 1 for whoever is alone or ``--seed``; observers do not vote.
+
+    Raises MalformedMessageError when what was ``stored`` makes no sense."""
 
     def __init__(
         self,
@@ -80,6 +83,8 @@ class Allocator:
         self.election = Election(identity, electors // 2 + 1, stored.vote)
         self.space = Space(range, rest)
         self.allocations: dict[AllocationKey, Address] = dict(stored.allocations)
+        if not all(address in range for address in self.allocations.values()):
+            raise MalformedMessageError("an allocation outside the range")
         self._holders = {address: key for key, address in self.allocations.items()}
         self.space.used.update(self.allocations.values())
         self._reachable: dict[PeerName, str] = {}
@@ -184,7 +189,8 @@ class Allocator:
                 self._take_in(src, message, effects, now)
                 self._donor_answered(src, message.number, effects, now)
             case MessageKind.HANDOVER:
-                self._inherit(src, message, effects, now)
+                self._take_in(src, message, effects, now)
+                effects.append(self.leaving.inherit(src, message))
             case MessageKind.DENIED | MessageKind.ACK:
                 self._donor_answered(src, message.number, effects, now)
                 effects += self.leaving.answered(
@@ -395,21 +401,6 @@ class Allocator:
         vote = self.election.own
         assert vote is not None
         effects += [Persist((SetVote(vote.encode()),)), Publish(ELECTION, (self.us.octets,))]
-
-    # ---- leaving
-
-    def _inherit(
-        self, src: PeerName, message: Message, effects: list[AllocatorEffect], now: Instant
-    ) -> None:
-        """Somebody leaves. We answer for what we hold, and take nothing new when we leave too."""
-        self.leaving.leavers.add(src)
-        self._take_in(src, message, effects, now)
-        holds = all(self.ring.holds(data) for data in message.slices)
-        if self.leaving.is_active or self.leaving.has_left:
-            owners = {decode_slice(data)[1].owner for data in message.slices}
-            holds = holds and self.us in owners and not self.leaving.has_left
-        kind = MessageKind.ACK if holds else MessageKind.DENIED
-        effects.append(SendTo(src, Message(kind, message.number).encode()))
 
     # ---- bookkeeping
 

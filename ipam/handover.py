@@ -20,7 +20,7 @@ from ipam.address import Address
 from ipam.changes import announced
 from ipam.effects import AllocatorEffect, Left, SendTo
 from ipam.messages import Message, MessageKind
-from ipam.ring import Ring
+from ipam.ring import Ring, decode_slice
 from mesh.clock import Instant
 from mesh.effects import Notify
 from mesh.names import PeerName
@@ -107,6 +107,19 @@ class Handover:
         elif not self._unheard and src in reachable:
             return [*self._give(src), *self.go_on(reachable, now)]
         return self.go_on(reachable, now)
+
+    def inherit(self, src: PeerName, message: Message) -> SendTo:
+        """The answer to somebody who leaves, when what was said has been merged.
+
+        We answer for what we hold, and take no offers when we leave ourselves.
+        """
+        self.leavers.add(src)
+        holds = all(self._ring.holds(octets) for octets in message.slices)
+        if self.is_active or self.has_left:
+            owners = {decode_slice(octets)[1].owner for octets in message.slices}
+            holds = holds and self._us in owners and not self.has_left
+        kind = MessageKind.ACK if holds else MessageKind.DENIED
+        return SendTo(src, Message(kind, message.number).encode())
 
     def _give(self, heir: PeerName) -> list[AllocatorEffect]:
         mine = self._ring.owned(self._us)

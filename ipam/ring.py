@@ -141,10 +141,14 @@ class Ring:
     ) -> Self:
         """The ring as the store has it. Raises MalformedMessageError when it is not one."""
         ring = cls(identity, range)
+        if cluster is not None and len(cluster) != CLUSTER_SIZE:
+            raise MalformedMessageError("a cluster's id of another size")
         if cluster is not None:
             ring.id = RingId(cluster, range)
         for data in stored:
-            _, piece = decode_slice(data)
+            head, piece = decode_slice(data)
+            if ring.id is None or head != ring.id.head():
+                raise MalformedMessageError("a slice of another ring")
             ring.slices[piece.start] = piece
         return ring
 

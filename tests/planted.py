@@ -273,8 +273,8 @@ BUGS = (
     ),
     Bug(
         "an heir says yes to what it does not hold",
-        "ipam/allocator.py",
-        "holds = all(self.ring.holds(data) for data in message.slices)",
+        "ipam/handover.py",
+        "holds = all(self._ring.holds(octets) for octets in message.slices)",
         "holds = True",
         "tests/unit/test_handover.py",
     ),
@@ -294,8 +294,8 @@ BUGS = (
     ),
     Bug(
         "whoever leaves is an heir itself",
-        "ipam/allocator.py",
-        "holds = holds and self.us in owners and not self.leaving.has_left",
+        "ipam/handover.py",
+        "holds = holds and self._us in owners and not self.has_left",
         "pass",
         "tests/unit/test_handover.py",
     ),

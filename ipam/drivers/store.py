@@ -6,6 +6,8 @@ batch of changes; a file of another version, or that is not whole, is left exact
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,13 +28,16 @@ from mesh.errors import OperatorError
 SCHEMA = 1
 _WIDTH = 16
 
-_TABLES = """
+_TABLES = f"""
+BEGIN;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE slice (start BLOB PRIMARY KEY, octets BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE allocation (
     container TEXT NOT NULL, interface TEXT NOT NULL, address BLOB NOT NULL UNIQUE,
     PRIMARY KEY (container, interface)
 ) WITHOUT ROWID;
+PRAGMA user_version={SCHEMA};
+COMMIT;
 """
 
 
@@ -52,13 +57,11 @@ class SqliteStore:
         """Open or make the file. Raises StoreError: store-corrupt, store-version, store-owner,
         range-changed, store-unwritable."""
         self.path = path
+        rows = [("owner", owner.encode()), ("range", range.encode())]
+        filled = ("INSERT INTO meta VALUES (?, ?)", rows)
+        self._db = open_database(path, SCHEMA, _TABLES, filled)
         try:
-            # The daemon may take a backlog's commits on a thread; never two at once.
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        except sqlite3.DatabaseError as err:
-            raise explained(path, err) from err
-        try:
-            self._open(owner, range)
+            self._recognise(owner, range)
         except StoreError:
             self._db.close()
             raise
@@ -66,23 +69,8 @@ class SqliteStore:
             self._db.close()
             raise explained(path, err) from err
 
-    def _open(self, owner: str, range: str) -> None:
+    def _recognise(self, owner: str, range: str) -> None:
         db = self._db
-        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if tables and version != SCHEMA:
-            raise StoreError(
-                f"{self.path} is of schema {version}, this weaver knows {SCHEMA}", "store-version"
-            )
-        if tables and db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise StoreError(f"{self.path} is damaged", "store-corrupt")
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        if not tables:
-            db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={SCHEMA}; COMMIT;")
-            rows = [("owner", owner.encode()), ("range", range.encode())]
-            db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
-            return
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
         whose, was = (meta.get(key, b"").decode() for key in ("owner", "range"))
         if whose != owner:
@@ -105,6 +93,9 @@ class SqliteStore:
         db = self._db
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
         slices = tuple(row[0] for row in db.execute("SELECT octets FROM slice ORDER BY start"))
+        names = db.execute("SELECT container, interface FROM allocation").fetchall()
+        if not all(isinstance(name, str) for row in names for name in row):
+            raise TypeError("a name that is no text")
         allocations = {
             AllocationKey(container, interface): Address(int.from_bytes(address, "big"))
             for container, interface, address in db.execute(
@@ -154,9 +145,71 @@ class SqliteStore:
         self._db.close()
 
 
+def open_database(
+    path: Path,
+    schema: int,
+    tables: str,
+    filled: tuple[str, list[tuple[str, bytes]]] | None = None,
+) -> sqlite3.Connection:
+    """A database of ours: made whole beside its place when it is not there, else looked through.
+
+    A file that is there is therefore never an unfinished one: when it is empty, it has lost what
+    it held. Raises StoreError, and leaves the file as it is.
+    """
+    db: sqlite3.Connection | None = None
+    try:
+        if not os.path.lexists(path):  # a link to a disk that is away is no new store
+            _create(path, tables, filled)
+        # The daemon may take a backlog's commits on a thread; never two at once.
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        held = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version != schema and (held or version):
+            raise StoreError(
+                f"{path} is of schema {version}, this weaver knows {schema}", "store-version"
+            )
+        if not held:
+            raise StoreError(f"{path} is damaged: it has lost what it held", "store-corrupt")
+        if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise StoreError(f"{path} is damaged", "store-corrupt")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+    except (*DAMAGE, StoreError, OSError) as err:
+        if db is not None:
+            db.close()
+        if isinstance(err, StoreError):
+            raise
+        raise explained(path, err) from err
+    return db
+
+
+def _create(path: Path, tables: str, filled: tuple[str, list[tuple[str, bytes]]] | None) -> None:
+    new = path.with_name(path.name + ".new")
+    for left in (new, path.with_name(new.name + "-journal"), path.with_name(new.name + "-wal")):
+        left.unlink(missing_ok=True)
+    db = sqlite3.connect(new, isolation_level=None)
+    try:
+        db.executescript(tables)
+        if filled is not None:
+            db.executemany(*filled)
+        db.execute("PRAGMA journal_mode=WAL")
+    finally:
+        db.close()
+    new.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
 def explained(path: Path, err: Exception) -> StoreError:
     """What an error of SQLite, or of what came out of it, means to the operator."""
     code = getattr(err, "sqlite_errorname", "")
+    if isinstance(err, OSError):
+        code = "SQLITE_FULL" if err.errno == errno.ENOSPC else "SQLITE_CANTOPEN"
+    if code.startswith("SQLITE_IOERR") and _is_full(path.parent):
+        code = "SQLITE_FULL"  # as it says when it cannot make the file of its shared memory
     if code.startswith("SQLITE_FULL"):
         return StoreError(f"no room to write {path}", "store-full")
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -164,3 +217,10 @@ def explained(path: Path, err: Exception) -> StoreError:
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
         return StoreError(f"cannot use {path}: {err}", "store-unwritable")
     return StoreError(f"{path} is damaged: {err}", "store-corrupt")
+
+
+def _is_full(directory: Path) -> bool:
+    try:
+        return os.statvfs(directory).f_bavail == 0
+    except OSError:
+        return False

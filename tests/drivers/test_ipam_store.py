@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from ipam.address import Address
-from ipam.drivers.store import SqliteStore, StoreError
+from ipam.address import Address, AddressRange
+from ipam.allocator import Allocator
+from ipam.drivers.store import SqliteStore, StoreError, explained
 from ipam.effects import (
     AllocationKey,
     Change,
@@ -19,6 +21,9 @@ from ipam.effects import (
     SetSlice,
     SetVote,
 )
+from ipam.ring import Ring
+from mesh.crypto.identity import Identity
+from mesh.errors import MalformedMessageError
 from tests.sim.mesh import MemoryStore
 
 KEY, OTHER = AllocationKey("a", "eth0"), AllocationKey("b", "eth0")
@@ -82,6 +87,7 @@ def test_a_corrupt_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
         "UPDATE meta SET value = 7 WHERE key = 'owner'",
         "UPDATE meta SET value = x'ff' WHERE key = 'range'",
         "INSERT INTO allocation VALUES ('c', 'eth0', 5)",
+        "INSERT INTO allocation VALUES (x'ff', 'eth0', x'0a000005')",
         "DROP TABLE slice",
     ],
 )
@@ -94,6 +100,64 @@ def test_pages_that_are_whole_with_nonsense_in_them(tmp_path: Path, statement: s
     with pytest.raises(StoreError) as caught:
         opened(tmp_path).load()
     assert caught.value.reason == "store-corrupt"
+
+
+def test_a_file_that_lost_what_it_held_is_no_new_one(tmp_path: Path) -> None:
+    """It would give everybody's addresses out again. A first start leaves no such file behind."""
+    opened(tmp_path).close()
+    (tmp_path / "ipam.db").write_bytes(b"")
+    with pytest.raises(StoreError) as caught:
+        opened(tmp_path)
+    assert caught.value.reason == "store-corrupt"
+    assert (tmp_path / "ipam.db").read_bytes() == b""
+
+
+def test_a_link_to_a_disk_that_is_away(tmp_path: Path) -> None:
+    (tmp_path / "ipam.db").symlink_to(tmp_path / "away" / "ipam.db")
+    with pytest.raises(StoreError) as caught:
+        opened(tmp_path)
+    assert caught.value.reason == "store-unwritable"
+    assert (tmp_path / "ipam.db").is_symlink()
+
+
+@pytest.mark.parametrize("torn", [b"", b"SQLite format 3\0", b"junk" * 2000])
+def test_a_first_start_that_was_killed_is_begun_anew(tmp_path: Path, torn: bytes) -> None:
+    for name in ("ipam.db.new", "ipam.db.new-journal", "ipam.db.new-wal"):
+        (tmp_path / name).write_bytes(torn)
+    store = opened(tmp_path)
+    store.apply(CHANGES)
+    store.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["ipam.db"]
+
+
+NONSENSE: tuple[tuple[Change, ...], ...] = (
+    (SetCluster(b"c" * 15), SetAllocation(KEY, Address(0x0A000005))),
+    (SetCluster(b"c" * 16), SetSlice(Address(0x0A000000), b"\0")),
+    (SetVote(b"\0"),),
+    (SetAllocation(KEY, Address(1)),),
+)
+
+
+@pytest.mark.parametrize("changes", NONSENSE, ids=["cluster", "slice", "vote", "allocation"])
+def test_rows_that_make_no_sense(tmp_path: Path, changes: tuple[Change, ...]) -> None:
+    """One error that says what it is, for whoever opens the store to explain."""
+    store = opened(tmp_path)
+    store.apply(changes)
+    identity, range = Identity.from_seed(b"1" * 32), AddressRange.parse("10.0.0.0/24")
+    with pytest.raises(MalformedMessageError) as caught:
+        Allocator(identity, range, Random(1), entropy_id=bytes(16), stored=store.load())
+    assert explained(store.path, caught.value).reason == "store-corrupt"
+    store.close()
+
+
+def test_a_slice_of_another_ring_in_the_store(tmp_path: Path) -> None:
+    identity, range = Identity.from_seed(b"1" * 32), AddressRange.parse("10.0.0.0/24")
+    theirs = Ring(identity, range)
+    (piece,) = theirs.seed(b"t" * 16, [identity.name])
+    for cluster in (b"o" * 16, None):
+        with pytest.raises(MalformedMessageError):
+            Ring.restored(identity, range, cluster, [theirs.encoded(piece)])
+    assert Ring.restored(identity, range, b"t" * 16, [theirs.encoded(piece)]).slices
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:

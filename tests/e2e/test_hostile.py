@@ -214,6 +214,26 @@ def fill(filler: Path) -> None:
                     break
 
 
+def test_a_disk_that_is_full_at_the_start_is_one_clear_error(lab: Lab) -> None:
+    """Also at the very first start, when nothing is there yet."""
+    site = site_of(lab, "h3")
+    lab.kill(["h3"])
+    state = site.directory / "state"
+    with small_disk(state):
+        for kept, reason in (
+            (("identity", "ipam.db", "attachments.db", "facts.json"), "store-full"),
+            (("identity",), "store-full"),
+            ((), "identity-unwritable"),
+        ):
+            for path in state.iterdir():
+                if path.name not in kept:
+                    path.unlink()
+            fill(state / "filler")
+            said = launch_fails(lab, site)
+            assert said.endswith(f"({reason})"), said
+    lab.start(["h3"])
+
+
 def test_a_read_only_disk_is_one_clear_error(lab: Lab) -> None:
     site = site_of(lab, "h3")
     lab.kill(["h3"])
@@ -234,6 +254,7 @@ def test_a_read_only_disk_is_one_clear_error(lab: Lab) -> None:
         ("facts.json", b"{torn", "state-corrupt"),
         ("facts.json", b'{"version": 99}', "state-version"),
         ("ipam.db", b"no database" * 100, "store-corrupt"),
+        ("ipam.db", b"", "store-corrupt"),
         ("attachments.db", b"no database" * 100, "store-corrupt"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -227,15 +229,14 @@ def test_host_names_fit_and_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "reason"), [(b"no database" * 100, "store-corrupt"), (None, "store-version")]
+    ("octets", "reason"),
+    [(b"no database" * 100, "store-corrupt"), (b"", "store-corrupt"), (None, "store-version")],
 )
 def test_a_store_that_is_not_ours_is_left_alone(
     tmp_path: Path, octets: bytes | None, reason: str
 ) -> None:
     path = tmp_path / "attachments.db"
     if octets is None:
-        import sqlite3
-
         db = sqlite3.connect(path)
         db.execute("PRAGMA user_version=99")
         db.close()
@@ -247,3 +248,40 @@ def test_a_store_that_is_not_ours_is_left_alone(
     assert caught.value.reason == reason
     assert path.read_bytes() == before
     AttachmentStore(tmp_path / "another.db").close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"container": 1},
+        {"ifname": []},
+        {"netns": None},
+        {"host": 5},
+        {"mac": {}},
+        {"addresses": ["x"]},
+        {"addresses": "10.0.0.1"},
+        {"routes": [["a"]]},
+        {"routes": [[1, 2]]},
+        {"mtu": "x"},
+        {"ready": 1},
+        {"more": 1},
+    ],
+    ids=str,
+)
+async def test_rows_with_nonsense_in_them(host: Host, change: dict[str, object]) -> None:
+    await host.attacher.attach(WEB)
+    with sqlite3.connect(host.path) as db:
+        (text,) = db.execute("SELECT row FROM attachment").fetchone()
+        db.execute("UPDATE attachment SET row = ?", (json.dumps({**json.loads(text), **change}),))
+    db.close()
+    with pytest.raises(OperatorError) as caught:
+        AttachmentStore(host.path).load()
+    assert caught.value.reason == "store-corrupt"
+
+
+def test_an_exposed_address_that_is_none(tmp_path: Path) -> None:
+    store = AttachmentStore(tmp_path / "attachments.db")
+    store.exposed = "nonsense"
+    with pytest.raises(OperatorError) as caught:
+        store.load()
+    assert caught.value.reason == "store-corrupt"

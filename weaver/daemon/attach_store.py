@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import asdict, dataclass
+from ipaddress import ip_interface
 from pathlib import Path
+from typing import Any
 
-from ipam.drivers.store import DAMAGE, explained
-from mesh.errors import OperatorError
+from ipam.drivers.store import DAMAGE, explained, open_database
 from weaver.daemon.network import Route, Wiring
 
 SCHEMA = 1
@@ -67,36 +68,11 @@ class AttachmentStore:
         """Open or make the file. Raises OperatorError: store-corrupt, store-version,
         store-unwritable; the file is left as it is."""
         self.path = path
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None)
-        except sqlite3.DatabaseError as err:
-            raise explained(path, err) from err
-        try:
-            self._open()
-        except OperatorError:
-            self._db.close()
-            raise
-        except DAMAGE as err:
-            self._db.close()
-            raise explained(path, err) from err
-
-    def _open(self) -> None:
-        db = self._db
-        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version != SCHEMA and (tables or version):
-            raise OperatorError(
-                f"{self.path} is of schema {version}, this weaver knows {SCHEMA}", "store-version"
-            )
-        if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise OperatorError(f"{self.path} is damaged", "store-corrupt")
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        if not tables:
-            db.executescript(_TABLES)
+        self._db = open_database(path, SCHEMA, _TABLES)
 
     def load(self) -> dict[Key, Attachment]:
-        """Raises OperatorError "store-corrupt"."""
+        """Raises OperatorError "store-corrupt", also for what is read later."""
+        _ = self.exposed
         try:
             rows = self._db.execute("SELECT container, ifname, row FROM attachment").fetchall()
             return {(c, i): _attachment(json.loads(row)) for c, i, row in rows}
@@ -127,7 +103,10 @@ class AttachmentStore:
     @property
     def exposed(self) -> str | None:
         rows = self._read("SELECT value FROM fact WHERE key = ?", EXPOSED)
-        return str(rows[0][0]) if rows else None
+        try:
+            return str(ip_interface(rows[0][0])) if rows else None
+        except ValueError as err:
+            raise explained(self.path, err) from err
 
     @exposed.setter
     def exposed(self, cidr: str | None) -> None:
@@ -152,12 +131,21 @@ class AttachmentStore:
         self._db.close()
 
 
-def _attachment(row: dict[str, object]) -> Attachment:
+def _attachment(row: Any) -> Attachment:  # noqa: ANN401  # JSON, of a file somebody may have touched
+    """Raises TypeError, ValueError, KeyError or AttributeError for what ``put`` never wrote."""
     addresses, routes = row.pop("addresses"), row.pop("routes")
     if not isinstance(addresses, list) or not isinstance(routes, list):
         raise TypeError("addresses and routes are lists")
-    return Attachment(
-        **row,  # type: ignore[arg-type]  # written by asdict of the same class
-        addresses=tuple(addresses),
+    made = Attachment(
+        **row,
+        addresses=tuple(str(ip_interface(cidr)) for cidr in addresses),
         routes=tuple((destination, gateway) for destination, gateway in routes),
     )
+    texts = (made.container, made.ifname, made.netns, made.host, made.network)
+    maybe = (made.host_mac, made.mac, made.gateway, *(gateway for _, gateway in made.routes))
+    given = (*(text for text in maybe if text is not None), *(to for to, _ in made.routes))
+    if not all(isinstance(text, str) for text in (*texts, *given)):
+        raise TypeError("a name that is no text")
+    if type(made.mtu) is not int or type(made.ready) is not bool:
+        raise TypeError("an MTU that is no number, or a state that is none")
+    return made

@@ -18,7 +18,7 @@ from typing import Any
 
 from ipam.allocator import Allocator
 from ipam.drivers.service import IpamService
-from ipam.drivers.store import SqliteStore
+from ipam.drivers.store import SqliteStore, explained
 from ipam.election import CHANNEL as ELECTION
 from ipam.ring import CHANNEL as RING
 from mesh.crypto.password import DEFAULT_ID, PasswordRing, parse_password_file
@@ -29,7 +29,7 @@ from mesh.drivers.kem import SystemKem
 from mesh.drivers.mesh import MeshDriver
 from mesh.drivers.tasks import Supervisor
 from mesh.drivers.worker import WorkerProcess
-from mesh.errors import OperatorError
+from mesh.errors import MalformedMessageError, OperatorError
 from mesh.names import PeerName, PeerUID
 from mesh.router.events import (
     ChannelChanged,
@@ -176,15 +176,18 @@ class Daemon:
             config.state_dir / "ipam.db", str(self.identity.name), str(config.range)
         )
         electors = config.init_peer_count or 1 + len(set(config.peers))
-        allocator = Allocator(
-            self.identity,
-            config.range,
-            self.rng,
-            entropy_id=os.urandom(16),
-            electors=electors,
-            observer=config.observer,
-            stored=self._store.load(),
-        )
+        try:
+            allocator = Allocator(
+                self.identity,
+                config.range,
+                self.rng,
+                entropy_id=os.urandom(16),
+                electors=electors,
+                observer=config.observer,
+                stored=self._store.load(),
+            )
+        except MalformedMessageError as err:
+            raise explained(self._store.path, err) from err
         self.ipam = IpamService(
             allocator,
             self._store,
