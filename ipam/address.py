@@ -62,6 +62,10 @@ class AddressRange:
     def size(self) -> int:
         return self.end - self.start
 
+    def head(self) -> bytes:
+        """The range as messages name it: family, prefix, first address."""
+        return bytes((self.family, self.prefix)) + self.start.to_bytes(16, "big")
+
     def text(self, address: int) -> str:
         """An address as people write it."""
         return str(IPv4Address(address) if self.family == 4 else IPv6Address(address))

@@ -38,6 +38,7 @@ from ipam.messages import Message, MessageKind, decode
 from ipam.requests import (
     ASK_AGAIN,
     ASK_TIMEOUT,
+    GATHER,
     LOOK_AGAIN,
     MAX_PENDING,
     PATIENCE,
@@ -80,7 +81,7 @@ class Allocator:
         self.us, self.range, self._rng = identity.name, range, rng
         self._cluster_proposal, self._observer = entropy_id, observer
         self.ring = Ring.restored(identity, range, stored.cluster, stored.slices)
-        self.election = Election(identity, electors // 2 + 1, stored.vote)
+        self.election = Election(identity, range, electors // 2 + 1, stored.vote)
         self.space = Space(range, rest)
         self.allocations: dict[AllocationKey, Address] = dict(stored.allocations)
         if not all(address in range for address in self.allocations.values()):
@@ -93,6 +94,7 @@ class Allocator:
         self._retry_at: Instant | None = None
         self._number = rng.getrandbits(31)
         self._propose_at: Instant | None = None
+        self._hurry_at: Instant | None = None
         self.leaving = Handover(self.ring, rng)
         self._own_space()
 
@@ -220,6 +222,10 @@ class Allocator:
             effects += self.leaving.go_on(self._reachable, now)
         if self._asking is not None and now >= self._asking.until:
             self._ask_next(effects, now)
+        if self._hurry_at is not None and now >= self._hurry_at:
+            if not self.ring.is_seeded:
+                self._elect(effects, now)
+            self._hurry_at = None
         if self._propose_at is not None and now >= self._propose_at:
             self._propose_at = None
             if self._pending and not self.ring.is_seeded:
@@ -381,6 +387,7 @@ class Allocator:
         self.election.propose()
         spread = 0.5 + self._rng.random()
         self._propose_at = Instant(now + PROPOSE_INTERVAL * spread)
+        self._hurry_at = Instant(now + GATHER)
         self._speak(effects)
         self._elect(effects, now)
 
@@ -388,8 +395,11 @@ class Allocator:
         """Vote as far as the votes we know allow, and make the ring when ours was the ballot."""
         if self._observer:
             return
-        owners = [*self._reachable, self.us]
-        while self.election.think(owners, self._cluster_proposal) is not None:
+        if self.election.meets_another_range and self.election.abstain() is not None:
+            self._speak(effects)
+        hurry = self._hurry_at is not None and now >= self._hurry_at
+        awaited = [*self._reachable, self.us]
+        while self.election.think(awaited, self._cluster_proposal, hurry=hurry) is not None:
             self._speak(effects)
         decided = self.election.decided
         if decided is not None and decided[0].proposer == self.us and not self.ring.is_seeded:
@@ -426,8 +436,7 @@ class Allocator:
         wishes = [p.until for p in self._pending.values()]
         if self._asking is not None:
             wishes.append(self._asking.until)
-        if self._propose_at is not None:
-            wishes.append(self._propose_at)
+        wishes += [at for at in (self._propose_at, self._hurry_at) if at is not None]
         if self.leaving.until is not None:
             wishes.append(self.leaving.until)
         if self._pending and self._retry_at is not None:

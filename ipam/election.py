@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from ipam.address import AddressRange
 from mesh.clock import Instant
 from mesh.crypto.identity import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, Identity, verify
 from mesh.errors import MalformedMessageError
@@ -25,6 +26,7 @@ from mesh.wire.codec import Reader, Writer
 CHANNEL = "ipam-election"
 CONTEXT = b"weaver ipam vote v1"
 CLUSTER_SIZE = 16
+RANGE_SIZE = 18
 MAX_ELECTORS = 4096
 
 
@@ -49,6 +51,7 @@ class Vote:
     """All that an elector has ever promised and accepted, in its newest version."""
 
     public_key: bytes
+    range: bytes
     version: int
     promised: Ballot
     accepted: Ballot | None
@@ -60,7 +63,7 @@ class Vote:
         return PeerName.of(self.public_key)
 
     def signed_part(self) -> bytes:
-        out = Writer().raw(self.public_key).u64(self.version)
+        out = Writer().raw(self.public_key).raw(self.range).u64(self.version)
         out.u64(self.promised.round).name(self.promised.proposer)
         out.u8(self.accepted is not None)
         if self.accepted is not None and self.value is not None:
@@ -77,7 +80,7 @@ class Vote:
     def decode(cls, data: bytes) -> Self:
         """Raises MalformedMessageError."""
         reader = Reader(data)
-        key, version = reader.raw(PUBLIC_KEY_SIZE), reader.u64()
+        key, head, version = reader.raw(PUBLIC_KEY_SIZE), reader.raw(RANGE_SIZE), reader.u64()
         promised = Ballot(reader.u64(), reader.name())
         accepted, value = None, None
         if reader.u8():
@@ -88,7 +91,7 @@ class Vote:
             value = Value(cluster, tuple(reader.name() for _ in range(count)))
         signature = reader.raw(SIGNATURE_SIZE)
         reader.end()
-        return cls(key, version, promised, accepted, value, signature)
+        return cls(key, head, version, promised, accepted, value, signature)
 
 
 class Election:
@@ -96,10 +99,14 @@ class Election:
 
     name = CHANNEL
 
-    def __init__(self, identity: Identity, quorum: int, stored: bytes | None = None) -> None:
-        self._identity, self.quorum = identity, quorum
+    def __init__(
+        self, identity: Identity, range: AddressRange, quorum: int, stored: bytes | None = None
+    ) -> None:
+        self._identity, self._range, self.quorum = identity, range.head(), quorum
         self.us = identity.name
         self.votes: dict[PeerName, Vote] = {}
+        self.meets_another_range = False
+        """Somebody votes about a range that is not ours."""
         if stored is not None:
             self.votes[self.us] = Vote.decode(stored)
 
@@ -123,10 +130,17 @@ class Election:
         top = max((vote.promised.round for vote in self.votes.values()), default=0)
         return self._vote(promised=Ballot(top + 1, self.us))
 
-    def think(self, owners: Iterable[PeerName], cluster: bytes) -> Vote | None:
+    def abstain(self) -> Vote | None:
+        """A vote that promises nothing: it tells those who cannot know it which range is ours."""
+        return self._vote() if self.own is None else None
+
+    def think(
+        self, awaited: Iterable[PeerName], cluster: bytes, *, hurry: bool = False
+    ) -> Vote | None:
         """Our next vote, given everybody's; None when there is nothing to add.
 
-        ``owners`` and ``cluster`` are what we would have elected, were it ours to choose.
+        Were it ours to choose, we elect whoever promised, once all the ``awaited`` did or there is
+        ``hurry``: who promised has our range and can use what it is given.
         """
         if not self.votes:
             return None
@@ -138,10 +152,11 @@ class Election:
             return None
         if top.proposer == self.us:
             promises = [v for v in self.votes.values() if v.promised == top]
-            if len(promises) < self.quorum:
+            promised = {v.name for v in promises}
+            if len(promises) < self.quorum or not (hurry or promised >= set(awaited)):
                 return None
             earlier = [(v.accepted, v.value) for v in promises if v.accepted and v.value]
-            value = Value(cluster, tuple(sorted({*owners, self.us})))
+            value = Value(cluster, tuple(sorted(promised)))
             if earlier:
                 value = max(earlier, key=lambda pair: pair[0])[1]
             return self._vote(accepted=top, value=value)
@@ -159,7 +174,8 @@ class Election:
         """Cast a new version of our vote."""
         own = self.own
         if own is None:
-            own = Vote(self._identity.public_key, 0, Ballot(0, self.us), None, None)
+            key = self._identity.public_key
+            own = Vote(key, self._range, 0, Ballot(0, self.us), None, None)
         own = replace(
             own,
             version=own.version + 1,
@@ -196,6 +212,9 @@ class Election:
                 continue
             elif not verify(vote.public_key, CONTEXT, vote.signed_part(), vote.signature):
                 rejected.append(Rejected(item.key, "bad-signature"))
+            elif vote.range != self._range:
+                rejected.append(Rejected(item.key, "range-mismatch"))
+                self.meets_another_range = True
             elif vote.name == self.us:
                 # Ours and newer than we know: the store we started from is old, the vote stands.
                 self.votes[self.us] = vote

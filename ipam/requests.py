@@ -15,6 +15,10 @@ ASK_TIMEOUT = 2.0
 PATIENCE = 30.0
 """Seconds a request waits for space before it is refused; it is retried by whoever asked."""
 
+GATHER = 1.0
+"""Seconds that promises are gathered for when there is a quorum of them: who has not promised by
+then gets no slice, and has to ask for space."""
+
 PROPOSE_INTERVAL = 5.0
 """Seconds until an election that got nowhere is proposed again."""
 

@@ -78,8 +78,7 @@ class RingId:
     range: AddressRange
 
     def head(self) -> bytes:
-        out = Writer().raw(self.cluster).u8(self.range.family).u8(self.range.prefix)
-        return out.uint(self.range.start, ADDRESS_SIZE).done()
+        return self.cluster + self.range.head()
 
 
 HEAD_SIZE = CLUSTER_SIZE + 2 + ADDRESS_SIZE

@@ -272,6 +272,27 @@ BUGS = (
         "tests/unit/test_ipam_parts.py",
     ),
     Bug(
+        "votes about another range count",
+        "ipam/election.py",
+        "elif vote.range != self._range:",
+        "elif False:",
+        "tests/unit/test_election.py",
+    ),
+    Bug(
+        "who did not promise is given a slice",
+        "ipam/election.py",
+        "value = Value(cluster, tuple(sorted(promised)))",
+        "value = Value(cluster, tuple(sorted({*awaited, self.us})))",
+        "tests/unit/test_election.py",
+    ),
+    Bug(
+        "a store that lost everything is a new one",
+        "ipam/drivers/store.py",
+        "if not held:",
+        "if not held and db.executescript(tables) is None:",
+        "tests/drivers/test_ipam_store.py",
+    ),
+    Bug(
         "an heir says yes to what it does not hold",
         "ipam/handover.py",
         "holds = all(self._ring.holds(octets) for octets in message.slices)",

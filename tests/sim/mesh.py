@@ -140,7 +140,7 @@ class SimIpam:
                     self.refused.append("malformed")
             case ChannelChanged(channel, _) if channel in (RING, ELECTION):
                 self.perform(self.core.channel_changed(channel, now))
-            case Quarantined(channel=channel) if channel == RING:
+            case Quarantined(channel=channel) if channel in (RING, ELECTION):
                 self.perform(self.core.channel_changed(channel, now))
             case PeersChanged(reachable):
                 self.perform(self.core.peers(dict.fromkeys(reachable, ""), now))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -85,8 +86,8 @@ def lone_quorum(patch: pytest.MonkeyPatch) -> None:
     """Every elector decides by itself."""
     init = Election.__init__
 
-    def alone(self: Election, identity: object, quorum: int, stored: object = None) -> None:
-        init(self, identity, 1, stored)  # type: ignore[arg-type]
+    def alone(self: Election, identity: Any, range: Any, quorum: int, stored: Any = None) -> None:
+        init(self, identity, range, 1, stored)
 
     patch.setattr(Election, "__init__", alone)
 

@@ -255,7 +255,7 @@ class Daemon:
             case LinkChanged(peer, up, reason):
                 self._note("link up" if up else "link down", peer=peer, reason=reason)
             case Quarantined(channel, key, reason, source):
-                if channel == RING:
+                if channel in (RING, ELECTION):
                     self.ipam.channel_changed(channel)
                 self._note(
                     "gossip refused", channel=channel, key=key.hex(), reason=reason, peer=source
