@@ -96,7 +96,10 @@ def alone(command: bytes, stdin: bytes, frame: bytes) -> int:
     """Answer while the daemon is down."""
     if command == b"DEL":
         try:
-            lacking = spool(frame)
+            try:
+                lacking = spool(frame)
+            except FileNotFoundError:  # a daemon that starts swept it away, unfinished: once more
+                lacking = spool(frame)
         except OSError as err:
             lacking = err.strerror or str(err)
         if not lacking:
