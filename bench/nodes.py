@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mesh.drivers.tap import open_taps, open_udps
 from mesh.link.lanes import Gathering
@@ -31,6 +31,9 @@ from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire import worker as w
 from mesh.wire.cipher import Cipher
 from weaver.daemon.nethelper import POD_GSO_MAX
+
+if TYPE_CHECKING:
+    from bench.weather import Weather
 
 T = TypeVar("T")
 M = TypeVar("M", bound=w.FromWorker)
@@ -246,18 +249,20 @@ class Node:
 
 @dataclass(frozen=True)
 class Cable:
-    """A veth pair between the hosts of two nodes."""
+    """A veth pair between the hosts of two nodes, or one with weather in its middle."""
 
     a: int
     b: int
     mtu: int = 1500
+    weather: Weather | None = None
 
 
 class World:
     """Nodes 1 to ``count``, cabled; a context manager that leaves nothing behind.
 
     ``lanes``: processes of each node's worker, repeated as often as need be.
-    ``via`` names the relay for a pair that has no cable: {(1, 3): 2}, both ways.
+    ``via`` names the next hop for a pair that has no cable: {(1, 3): 2}, both ways where the way
+    back has no entry of its own.
     """
 
     def __init__(
@@ -280,7 +285,7 @@ class World:
             Node(tag, n, module, lanes[(n - 1) % len(lanes)]) for n in range(1, count + 1)
         ]
         self._cables = cables
-        self._via = {**(via or {}), **{(b, a): r for (a, b), r in (via or {}).items()}}
+        self._via = {**{(b, a): r for (a, b), r in (via or {}).items()}, **(via or {})}
         self._pod_mtu, self._mtu = pod_mtu, mtu
         self._encrypted, self._offloads = encrypted, offloads
 
@@ -301,6 +306,9 @@ class World:
     def __exit__(self, *_: object) -> None:
         for node in self.nodes:
             node.remove()
+        for cable in self._cables:
+            if cable.weather is not None:
+                cable.weather.remove()
 
     def node(self, number: int) -> Node:
         return self.nodes[number - 1]
@@ -336,8 +344,8 @@ class World:
             node.say(w.SetTree(origin.short_id, self._children(node.number, origin.number)))
 
     def _children(self, us: int, origin: int) -> tuple[ShortID, ...]:
-        """The broadcast tree: to each node by the route its origin has to it."""
-        there = {n.number: self._via.get((origin, n.number), origin) for n in self.nodes}
+        """The broadcast tree: to each node from the hop before it, as seen from the origin."""
+        there = {n.number: self._via.get((n.number, origin), origin) for n in self.nodes}
         return tuple(ShortID(n) for n, parent in there.items() if parent == us and n != origin)
 
     def _segment(self, a: Node, b: Node) -> int:
@@ -348,14 +356,17 @@ class World:
     def _lay(self, number: int, cable: Cable) -> None:
         a, b = self.node(cable.a), self.node(cable.b)
         device = f"u{number}"
-        ip(*f"link add {device} netns {a.namespace} type veth".split(),
-           *f"peer name {device} netns {b.namespace}".split())  # fmt: skip
+        if cable.weather is not None:
+            cable.weather.lay(a.namespace, b.namespace, device, cable.mtu)
+        else:
+            ip(*f"link add {device} netns {a.namespace} type veth".split(),
+               *f"peer name {device} netns {b.namespace}".split())  # fmt: skip
         for n, (node, other) in enumerate(((a, b), (b, a)), 1):
             where = node.namespace
             ip("-n", where, "addr", "add", f"10.99.{number}.{n}/24", "dev", device)
             ip("-n", where, "link", "set", device, "mtu", str(cable.mtu), "up")
             node.underlay[other.number] = f"10.99.{number}.{3 - n}"
-            if not self._offloads:
+            if not self._offloads and cable.weather is None:
                 flags = ("tso", "off", "gso", "off", "gro", "off", "tx", "off", "rx", "off")
                 run_in(where, "ethtool", "-K", device, *flags)
 
