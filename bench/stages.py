@@ -17,7 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench.datapath import Ends, iperf
+from bench.hosts import pod_to_pod
+from bench.load import stream
 from bench.nodes import Cable, World
 from mesh.crypto.aead import AEADS, Aead
 from mesh.drivers.sleeve import __main__ as worker_main
@@ -111,7 +112,8 @@ def main() -> int:
                         side: Path(f"{folder}/times.{node.pid}")
                         for side, node in (("sender", a), ("receiver", b))
                     }
-                    iperf(Ends(a.pod, b.pod, b.address), seconds=args.seconds)
+                    with stream(pod_to_pod(a, b)):
+                        time.sleep(args.seconds)
                     gigabytes = a.counters().tx_octets / 1e9
                     for node in world.nodes:
                         node.stop()
