@@ -324,6 +324,14 @@ class World:
             # Answered when everything before was read; pods ask for each other before that.
             node.drops_before = Counter(dict(node.counters().drops))
 
+    def reintroduce(self, epoch: int) -> None:
+        """Let every worker forget the others, and all it learned of paths to them; then anew."""
+        for node in self.nodes:
+            for other in self.nodes:
+                if other is not node:
+                    node.say(w.DropPeer(other.short_id))
+        self.introduce(epoch)
+
     def tell(self, node: Node, epoch: int) -> None:
         others = [other for other in self.nodes if other is not node]
         for other in others:
