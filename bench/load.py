@@ -21,7 +21,7 @@ MOST_SLOTS = 250
 WARM_UP = 0.12
 """Seconds of a TCP run that do not count."""
 
-PINGS, PING_EVERY = 150, 0.002
+PINGS, PING_EVERY = 120, 0.002
 LEAD_IN, HOLD = 0.06, 0.16
 """Seconds of a rate before it counts, and while it does."""
 
@@ -162,7 +162,7 @@ class Lengths:
     """Seconds of the windows of one measurement."""
 
     tcp1: float = 0.8
-    tcp4: float = 0.5
+    tcp4: float = 0.45
 
 
 class Path:
@@ -176,7 +176,8 @@ class Path:
     ) -> None:
         self.name, self.ends, self.pids, self.parts = name, ends, pids, parts
         self.samples = Samples()
-        self._found: dict[int, float] = {}
+        self.found: dict[int, float] = {}
+        """Rate of the last search of datagrams of so many octets."""
 
     def measure(self, lengths: Lengths) -> None:
         """One round."""
@@ -202,10 +203,10 @@ class Path:
         for octets, name in ((UDP_LARGE, "udp1400"), (UDP_SMALL, "udp64")):
             if "udp" not in self.parts:
                 break
-            found, cpu = udp(self.ends, octets, self._found.get(octets), pids)
+            found, cpu = udp(self.ends, octets, self.found.get(octets), pids)
             rate = found.rate if found is not None else 0.0
             if rate:
-                self._found[octets] = rate
+                self.found[octets] = rate
             add(name, rate * octets * 8 / 1e9 if octets == UDP_LARGE else rate / 1e3)
             add(f"{name}_cpu", cpu)
 

@@ -38,7 +38,7 @@ from bench.nodes import Cable, World, leave_nothing, run
 from bench.plot import svg
 from bench.processors import machine_seconds
 from bench.programs import PROGRAMS, missing, running, versions
-from bench.report import Mode, Report, from_json, markdown, published, to_json
+from bench.report import Mode, Report, load, markdown, published, to_json
 
 ROOT = FilePath(__file__).parent.parent
 DIRECT = ("raw", "vxlan", "sleeve", *PROGRAMS)
@@ -115,12 +115,24 @@ def held(pids: list[int]) -> Pids:
 
 
 def side_by_side(
-    tag: str, rows: Sequence[str], rounds: int, lengths: Lengths, *, offloads: bool, quick: bool
+    tag: str,
+    rows: Sequence[str],
+    rounds: int,
+    lengths: Lengths,
+    rates: dict[str, dict[int, float]],
+    *,
+    offloads: bool,
+    quick: bool,
 ) -> Mode:
-    """Every path and the forger, in one set of hosts."""
+    """Every path and the forger, in one set of hosts.
+
+    ``rates``: where searches begin, by path; and, after it, where the next ones may.
+    """
     word = "on" if offloads else "off"
     mode = Mode()
     with row_of_hosts(tag, rows, offloads=offloads, quick=quick) as (world, paths):
+        for path in paths:
+            path.found = rates.setdefault(path.name, {})
         for turn in range(rounds):
             start = turn % len(paths) if paths else 0
             for path in paths[start:] + paths[:start]:
@@ -147,11 +159,12 @@ def measure(
     rows: Sequence[str], rounds: int, lengths: Lengths, modes: Sequence[str], *, quick: bool
 ) -> dict[str, Mode]:
     found: dict[str, Mode] = {}
+    rates: dict[str, dict[int, float]] = {}
     for word in modes:
         tag = f"bp{os.getpid() % 1000}"
         offloads = word == "on"
         mode = (
-            side_by_side(tag, rows, rounds, lengths, offloads=offloads, quick=quick)
+            side_by_side(tag, rows, rounds, lengths, rates, offloads=offloads, quick=quick)
             if set(rows) - {WEATHER}
             else Mode()
         )
@@ -236,7 +249,11 @@ def main() -> int:
     args = parse()
     leave_nothing()
     if args.earlier is not None:
-        report = from_json(json.loads(args.earlier.read_text()))
+        try:
+            report = load(args.earlier)
+        except ValueError as err:
+            say(str(err))
+            return 2
     else:
         rows = args.rows.split(",")
         if args.quick:

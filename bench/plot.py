@@ -5,7 +5,6 @@ Bars of medians with whiskers from quartile to quartile, drawn as plain SVG.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from bench.figures import Results
-from bench.report import Report, from_json
+from bench.report import Report, load
 
 WIDTH, LABEL, VALUE = 440, 120, 70
 BAR, GAP, TITLE, MARGIN = 16, 6, 34, 16
@@ -100,7 +99,11 @@ def main() -> int:
     if len(sys.argv) != 2:
         print("python -m bench.plot RESULTS.json", file=sys.stderr)
         return 2
-    print(svg(from_json(json.loads(Path(sys.argv[1]).read_text()))), end="")
+    try:
+        print(svg(load(Path(sys.argv[1]))), end="")
+    except ValueError as err:
+        print(err, file=sys.stderr)
+        return 2
     return 0
 
 

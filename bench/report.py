@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bench.figures import Column, Samples, ratio, table
@@ -72,9 +74,16 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def from_json(data: dict[str, Any]) -> Report:
+def from_json(data: object) -> Report:
     """Raises ValueError for what is no report of this format."""
-    if data.get("format") != FORMAT:
+    try:
+        return _read(data)
+    except (TypeError, KeyError, AttributeError) as err:
+        raise ValueError(f"no report of format {FORMAT}: {err!r}") from err
+
+
+def _read(data: Any) -> Report:  # noqa: ANN401  # whatever JSON had
+    if data["format"] != FORMAT:
         raise ValueError(f"no report of format {FORMAT}")
 
     def samples(results: dict[str, dict[str, list[float | None]]]) -> dict[str, Samples]:
@@ -97,6 +106,14 @@ def from_json(data: dict[str, Any]) -> Report:
         for name, mode in data["modes"].items()
     }
     return Report(data["about"], modes)
+
+
+def load(path: Path) -> Report:
+    """A report that was kept; raises ValueError for a file that has none."""
+    try:
+        return from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as err:
+        raise ValueError(f"{path}: {err}") from err
 
 
 def _rounded(value: float) -> float | None:

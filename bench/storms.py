@@ -23,6 +23,7 @@ DELAY = 0.010
 LOSSES = (0.0, 0.001, 0.01, 0.05)
 ALONE_WARM_UP, ALONE_SECONDS = 0.4, 0.7
 TOGETHER_WARM_UP, TOGETHER_SECONDS = 0.5, 4.0
+CAPACITY_ROUNDS = 3
 CUBIC, BBR = "cubic", "bbr"
 ROWS = ("raw", "vxlan", "sleeve")
 
@@ -90,7 +91,8 @@ class Storms:
         """Frames the weather lost because it could not keep up."""
 
     def measure(self, turn: int) -> None:
-        self._measure_capacity()
+        if turn < CAPACITY_ROUNDS:
+            self._measure_capacity()
         for condition in CONDITIONS:
             if condition.alone:
                 self._alone(condition, turn)

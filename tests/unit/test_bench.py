@@ -15,7 +15,7 @@ from bench.figures import COLUMNS, Samples, ratio, table
 from bench.forger import frame
 from bench.plot import PANELS, svg
 from bench.reach import LINES, Measured, reach_table, verdicts
-from bench.report import BEGIN, END, Mode, Report, from_json, markdown, published, to_json
+from bench.report import BEGIN, END, Mode, Report, from_json, load, markdown, published, to_json
 from bench.search import FLAT_OUT, LEAST, LOSS, MOST, WARM, Hold, Search
 
 ROOT = Path(__file__).parent.parent.parent
@@ -232,9 +232,13 @@ def test_a_report_comes_back_from_its_json_as_it_was() -> None:
     assert markdown(again) == markdown(report())
 
 
-def test_another_format_is_refused() -> None:
-    with pytest.raises(ValueError, match="no report"):
-        from_json({"format": 0})
+@pytest.mark.parametrize("octets", ["", "[]", "{}", '{"format": 0}', '{"format": 1, "modes": 3}',
+                                    '{"format": 1, "about": {}, "modes": {"on": {}}}'])  # fmt: skip
+def test_what_is_no_report_is_refused(tmp_path: Path, octets: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(octets)
+    with pytest.raises(ValueError, match=r"results\.json"):
+        load(path)
 
 
 def test_the_text_says_where_it_was_measured_and_what_was_met() -> None:
