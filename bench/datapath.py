@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.figures import ratio, table
-from bench.hosts import join_by_vxlan, pod_to_pod, raw, workers
+from bench.hosts import join_by_vxlan, pod_to_pod, raw, usual_lanes, workers
 from bench.load import EVERYTHING, Lengths, Path, shake_hands
 from bench.nodes import Cable, World, leave_nothing
 from mesh.wire import worker as w
@@ -35,7 +35,9 @@ QUICK = frozenset({"loaded"})
 def hosts(*, offloads: bool, quick: bool) -> Iterator[tuple[World, list[Path]]]:
     """The three hosts, and the paths between them."""
     tag = f"bd{os.getpid() % 1000}"
-    with World(tag, 3, [Cable(1, 2), Cable(2, 3)], via={(1, 3): 2}, offloads=offloads) as world:
+    with World(
+        tag, 3, [Cable(1, 2), Cable(2, 3)], via={(1, 3): 2}, offloads=offloads, lanes=usual_lanes()
+    ) as world:
         a, b, c = world.nodes
         ends = {
             "raw": raw(world, a, b),

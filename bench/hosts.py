@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from bench.load import Ends
 from bench.nodes import Node, World, ip, run_in
+from weaver.config import Config
 
 _VXLAN_MTU = "1420"
+
+
+def usual_lanes() -> tuple[int, ...]:
+    """Processes of a worker as a daemon on this machine would choose."""
+    return (Config().lanes(os.cpu_count() or 1),)
 
 
 def address_towards(world: World, node: Node, other: Node) -> str:
@@ -59,7 +66,7 @@ def pod_to_pod(a: Node, b: Node) -> Ends:
 
 
 def workers(world: World) -> Callable[[], list[int]]:
-    return lambda: [node.pid for node in world.nodes]
+    return lambda: [pid for node in world.nodes for pid in node.pids]
 
 
 def fit_for_long_paths(world: World) -> None:

@@ -116,6 +116,11 @@ class Node:
         """Of the first lane's process."""
         return self._processes[0].pid
 
+    @property
+    def pids(self) -> list[int]:
+        """Of all lanes' processes."""
+        return [process.pid for process in self._processes]
+
     def devices(self) -> list[tuple[int, int]]:
         """TAP queue and UDP socket of each lane."""
         return list(zip(self._taps, (sock.fileno() for sock in self._udps), strict=True))

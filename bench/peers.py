@@ -32,7 +32,7 @@ from time import monotonic as clock
 
 from bench import storms
 from bench.forger import Forger, Siege
-from bench.hosts import join_by_vxlan, pod_to_pod, raw, route_underlay, workers
+from bench.hosts import join_by_vxlan, pod_to_pod, raw, route_underlay, usual_lanes, workers
 from bench.load import EVERYTHING, Lengths, Path, Pids, shake_hands
 from bench.nodes import Cable, World, leave_nothing, run
 from bench.plot import svg
@@ -80,7 +80,9 @@ def row_of_hosts(
     """The hosts, their programs running, and the paths between them that were asked for."""
     with ExitStack() as stack:
         folder = FilePath(stack.enter_context(TemporaryDirectory(prefix="bench-peers")))
-        world = stack.enter_context(World(tag, 4, CHAIN, via=VIA, offloads=offloads))
+        world = stack.enter_context(
+            World(tag, 4, CHAIN, via=VIA, offloads=offloads, lanes=usual_lanes())
+        )
         route_underlay(world)
         a, b, c, d = world.nodes
         sleeves = workers(world)
@@ -195,6 +197,7 @@ def about(rows: Sequence[str], took: float, others: float) -> dict[str, str]:
         "Kernel": f"{platform.system()} {platform.release()}; TCP {control} outside the weather",
         "Commit": commit[:12] + (", with changes" if changed else ""),
         "Command": shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]]),
+        "Sleeve": f"{usual_lanes()[0]} process a host, as a daemon chooses here",
         "Programs": programs or "none",
         "Took": f"{took / 60:.1f} minutes; other work took {others:.0%} of the processors' time",
     }

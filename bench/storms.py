@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from bench.figures import Samples
-from bench.hosts import fit_for_long_paths, join_by_vxlan, pod_to_pod, raw, workers
+from bench.hosts import fit_for_long_paths, join_by_vxlan, pod_to_pod, raw, usual_lanes, workers
 from bench.load import Path, shake_hands, stream, watch
 from bench.nodes import Cable, World
 from bench.weather import Weather
@@ -60,7 +60,7 @@ class Place:
 @contextmanager
 def place(tag: str, loss: float, *, coalesce: bool, rows: tuple[str, ...]) -> Iterator[Place]:
     weather = Weather(loss=0.0, delay=DELAY, coalesce=coalesce)
-    with World(tag, 2, [Cable(1, 2, weather=weather)]) as world:
+    with World(tag, 2, [Cable(1, 2, weather=weather)], lanes=usual_lanes()) as world:
         a, b = world.nodes
         fit_for_long_paths(world)
         pids = workers(world)
