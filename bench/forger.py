@@ -48,11 +48,12 @@ ON_PATH = ("on-path", "on-path-parts")
 
 @dataclass(frozen=True)
 class Forgery:
-    """A sleeve datagram, and which of its octets are drawn anew each time."""
+    """A sleeve datagram, which of its octets are drawn anew each time, and why it is dropped."""
 
     datagram: bytes
     random_at: int
     random_octets: int
+    reason: str
 
 
 def forgeries(us: Node, them: Node, epoch: int = 1) -> dict[str, Forgery]:
@@ -69,10 +70,10 @@ def forgeries(us: Node, them: Node, epoch: int = 1) -> dict[str, Forgery]:
     # A number's low half and the payload: each is a record of its own, none of them genuine.
     number = (sleeve.SEQ_AT + 4, 4)
     return {
-        "unknown-source": Forgery(datagram(40_000, tag, 1), *number),
-        "wrong-tag": Forgery(datagram(them.number, 0, 1), _TAG_AT, 4),
-        "on-path": Forgery(datagram(them.number, tag, 1), *number),
-        "on-path-parts": Forgery(datagram(them.number, tag, 2), *number),
+        "unknown-source": Forgery(datagram(40_000, tag, 1), *number, "unknown-peer"),
+        "wrong-tag": Forgery(datagram(them.number, 0, 1), _TAG_AT, 4, "wrong-tag"),
+        "on-path": Forgery(datagram(them.number, tag, 1), *number, "unauthentic"),
+        "on-path-parts": Forgery(datagram(them.number, tag, 2), *number, "record-incomplete"),
     }
 
 
@@ -168,23 +169,21 @@ class Siege:
             # The stream first: what is measured is a live one, not whether one can begin.
             with stream(pod_to_pod(self._sender, self._victim)) as running:
                 if case == QUIET:
-                    self._watch(case, running, lambda: 0)
+                    self._watch(case, running, lambda: 0, "")
                     continue
                 forgery = known["wrong-tag" if case == DEAF else case]
                 port = DEAF_PORT if case == DEAF else PORT
                 with self._forger.flood(forgery, self._folder, port=port) as sent:
-                    self._watch(case, running, sent)
+                    self._watch(case, running, sent, forgery.reason)
 
-    def _watch(self, case: str, running: Stream, sent: Callable[[], int]) -> None:
+    def _watch(self, case: str, running: Stream, sent: Callable[[], int], reason: str) -> None:
+        def refused() -> int:
+            return self._victim.drops().get(reason, 0)
+
         samples = self.results[case]
         time.sleep(SETTLE)
-        drops, forged, began = self._drops(), sent(), time.monotonic()
+        drops, forged, began = refused(), sent(), time.monotonic()
         samples.add("tcp1", watch(running, SECONDS, []).gbps)
         took = time.monotonic() - began
         samples.add("forged", (sent() - forged) / took / 1e3)
-        samples.add("refused", (self._drops() - drops) / took / 1e3)
-
-    def _drops(self) -> int:
-        """Datagrams the worker itself looked at and refused."""
-        drops = dict(self._victim.counters().drops)
-        return sum(count for reason, count in drops.items() if reason != "receive-queue-full")
+        samples.add("refused", (refused() - drops) / took / 1e3)

@@ -21,8 +21,8 @@ MOST_SLOTS = 250
 WARM_UP = 0.12
 """Seconds of a TCP run that do not count."""
 
-PINGS, PING_EVERY = 120, 0.002
-LEAD_IN, HOLD = 0.06, 0.16
+PINGS, PING_EVERY = 100, 0.002
+LEAD_IN, HOLD = 0.05, 0.14
 """Seconds of a rate before it counts, and while it does."""
 
 DRAINED, DRAINED_WITHIN = 0.015, 0.4
@@ -161,7 +161,7 @@ EVERYTHING = frozenset({"loaded", "tcp4", "udp"})
 class Lengths:
     """Seconds of the windows of one measurement."""
 
-    tcp1: float = 0.8
+    tcp1: float = 0.7
     tcp4: float = 0.45
 
 

@@ -2,7 +2,7 @@
 
 A hold offers one rate for a fifth of a second and is judged when all that will arrive has arrived.
 Where the round before ended, the next begins: one hold to see that it still holds, one above or
-below it, one between. Pure: holds in, rates out.
+below it, one between; more where it has become much better. Pure: holds in, rates out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ LOSS = 0.01
 FLAT_OUT = 50e6
 """A rate nothing reaches: as fast as the sender can."""
 
-STEP = 1.1
+STEP, STEEPER, STEEPEST = 1.1, 1.36, 2.0
+"""A first step up or down; how much larger each further one up is, and how large it may become."""
+
+SHORT = 0.9
+"""The share of what was asked for below which the sender came short of it."""
+
 NEAR = 1.03
 """How close together the highest rate that holds and the lowest that does not need be."""
 
@@ -59,6 +64,7 @@ class Search:
         self.best: Hold | None = None
         self._low, self._high = 0.0, math.inf
         self._holds, self._enough = 0, COLD if start is None else WARM
+        self._step, self._shorts = STEP, 0
 
     @property
     def done(self) -> bool:
@@ -66,8 +72,8 @@ class Search:
             return True
         if self.best is None:
             return False
-        if self._low >= FLAT_OUT:  # as fast as the sender can
-            return True
+        if self._high == math.inf:  # so far everything held: until the sender can do no more
+            return self._low >= FLAT_OUT or self._shorts > 1
         return self._holds >= self._enough or self._high <= NEAR * self._low
 
     def learn(self, hold: Hold) -> None:
@@ -79,6 +85,7 @@ class Search:
             # What was asked for and not what was offered: a sender that did not come to do it once
             # may the next time, and a search that began at its failures would never come up again.
             self._low = max(self._low, self.rate)
+            self._shorts += hold.sent / hold.seconds < SHORT * self.rate
         else:
             self._high = min(self._high, self.rate, hold.sent / hold.seconds or self.rate)
             if self._low >= self._high:
@@ -86,7 +93,8 @@ class Search:
         if self._low and self._high < math.inf:
             self.rate = math.sqrt(self._low * self._high)
         elif self._low:
-            self.rate = self._low * STEP
+            self.rate = self._low * self._step
+            self._step = min(self._step * STEEPER, STEEPEST)
         else:
             # What arrives of far too much is a better guess than a step down, unless next to
             # nothing does.

@@ -35,7 +35,7 @@ def found(capacity: float, sender: float, start: float | None) -> tuple[float, i
 
 
 @pytest.mark.parametrize("capacity", [1_000, 60_000, 2_000_000])
-@pytest.mark.parametrize("wrong", [0.5, 0.9, 1.0, 1.1, 3.0])
+@pytest.mark.parametrize("wrong", [0.01, 0.5, 0.9, 1.0, 1.1, 3.0, 100.0])
 def test_searches_come_to_what_the_path_carries(capacity: int, wrong: float) -> None:
     """However wrong the first guess, rounds that begin where the last one ended arrive."""
     rate, _ = found(capacity, math.inf, wrong * capacity)
@@ -58,6 +58,17 @@ def test_a_sender_that_cannot_do_more_ends_the_search() -> None:
 def test_a_rate_that_held_once_is_asked_in_few_holds() -> None:
     _, holds = found(60_000, 1_000_000, 59_000)
     assert holds <= WARM
+
+
+def test_a_path_that_became_much_better_is_believed_in_one_search() -> None:
+    rate, holds = found(60_000, math.inf, 3_000)
+    assert rate > 0.5 * 60_000
+    assert holds <= MOST
+
+
+def test_a_sender_at_its_end_is_not_asked_again_and_again() -> None:
+    rate, holds = found(1_000_000, 200_000, 200_000)
+    assert (rate, holds) == (200_000, WARM + 1)
 
 
 def test_a_sender_that_was_late_once_does_not_lower_what_is_asked() -> None:
