@@ -243,15 +243,14 @@ def running(name: str, one: Node, two: Node, directory: Path) -> Iterator[tuple[
                 process.wait()
 
 
+TOOLS = ("gcc", "ip", "ethtool", "ping")
+"""What every bench needs."""
+
+
 def missing(names: Iterable[str]) -> list[str]:
-    """What of the programs named is not installed."""
-    return [
-        tool
-        for name in names
-        if name in PROGRAMS
-        for tool in PROGRAMS[name].needs
-        if shutil.which(tool) is None
-    ]
+    """What the benches, or the programs named, need and is not installed."""
+    needed = [tool for name in names if name in PROGRAMS for tool in PROGRAMS[name].needs]
+    return [tool for tool in (*TOOLS, *needed) if shutil.which(tool) is None]
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
