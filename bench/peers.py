@@ -185,17 +185,22 @@ def measure(
     return found
 
 
-def about(rows: Sequence[str], took: float, others: float) -> dict[str, str]:
+def commit() -> str:
+    """What is checked out now."""
+    changed = run("git", "-C", str(ROOT), "status", "--porcelain", check=False).strip()
+    name = run("git", "-C", str(ROOT), "rev-parse", "HEAD", check=False).strip() or "unknown"
+    return name[:12] + (", with changes" if changed else "")
+
+
+def about(rows: Sequence[str], of: str, took: float, others: float) -> dict[str, str]:
     """Where and of what this was measured."""
     cpu = re.search(r"^model name\s*: (.*)$", FilePath("/proc/cpuinfo").read_text(), re.MULTILINE)
-    changed = run("git", "-C", str(ROOT), "status", "--porcelain", check=False).strip()
-    commit = run("git", "-C", str(ROOT), "rev-parse", "HEAD", check=False).strip() or "unknown"
     programs = ", ".join(f"{name} {version}" for name, version in versions(rows).items())
     control = FilePath("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
     return {
         "Machine": f"{os.cpu_count()} × {cpu[1] if cpu else platform.machine()}",
         "Kernel": f"{platform.system()} {platform.release()}; TCP {control} outside the weather",
-        "Commit": commit[:12] + (", with changes" if changed else ""),
+        "Commit": of,
         "Command": shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]]),
         "Sleeve": f"{usual_lanes()[0]} process a host, as a daemon chooses here",
         "Programs": programs or "none",
@@ -266,14 +271,14 @@ def main() -> int:
             say(why)
             return 2
         say("Nothing else may run on this machine meanwhile.")
-        began, machine = clock(), machine_seconds()
+        began, machine, of = clock(), machine_seconds(), commit()
         rounds = min(args.rounds, 3) if args.quick else args.rounds
         modes = ("off", "on") if args.offloads == "both" else (args.offloads,)
         found = measure(rows, rounds, Lengths(tcp1=args.seconds), modes, quick=args.quick)
         took = clock() - began
         others = machine_seconds() - machine - sum(os.times()[:4])
         share = max(0.0, others) / took / (os.cpu_count() or 1)
-        report = Report(about(rows, took, share), found)
+        report = Report(about(rows, of, took, share), found)
     if args.json is not None:
         args.json.write_text(dumped(report))
     if args.publish is not None:
