@@ -3,9 +3,14 @@
 Where the path hands up runs of datagrams, one recvmsg takes them all; where it does not, asking
 for runs costs a system call a datagram. Nothing but a trial tells which path this is.
 
-    SINGLE --bulk, and no trial for a while--> COALESCED
-      ^                                           |
-      `--- bulk in short runs, or no bulk --------'
+    SINGLE --bulk, no trial for a while, nothing waits--> COALESCED
+      ^                                                      |
+      `-- bulk in short runs, or no bulk, and nothing waits -|
+      `-- bulk one by one ------------------------------------'
+
+A change throws away what waits in the socket's queue in another shape, so it comes when nothing
+does; but a path that coalesces nothing has only single datagrams waiting, and leaves at once. To
+wait there would be for ever: one call a datagram is what the queue does not become empty by.
 """
 
 from __future__ import annotations
@@ -28,8 +33,11 @@ TRY_AGAIN = 5.0
 CHANGE_SETTLES = 0.5
 """Seconds for the socket's queue to drain after a change of mode."""
 
-VERDICT_AFTER = 0.02
-"""Seconds after a change before runs count: what had come before it lies there one by one."""
+BEFORE = 64
+"""Runs after a change that say nothing: what came while it was made lies there one by one."""
+
+ALONE = 1.25
+"""Datagrams in a run on average, below which the path coalesces nothing."""
 
 LOAD = 500
 """Datagrams that came many at a time since the last look: enough to make a trial worth it."""
@@ -59,26 +67,30 @@ class ReceiveMode:
     def run(self, datagrams: int, record: int) -> None:
         """A call took a run, which began in a record of so many datagrams."""
         self._calls += 1
+        if self._calls <= BEFORE:
+            return
         if record >= GOOD_RUN:
             self._bulk_calls += 1
             self._bulk += datagrams
 
-    def consider(self, now: Instant) -> bool:
-        """Whether to change over now, ``coalesced`` being the new mode already."""
+    def consider(self, now: Instant, *, drained: bool) -> bool:
+        """Whether to change over now, ``coalesced`` being the new mode already.
+
+        ``drained``: nothing waits in the socket's queue.
+        """
         if self.coalesced:
-            if now - self._changed_at < VERDICT_AFTER:
-                self._calls = self._bulk_calls = self._bulk = 0
-                return False
             if self._bulk_calls >= TRIAL_CALLS:
                 change = self._bulk < GOOD_RUN * self._bulk_calls
                 if change:
+                    if not drained and self._bulk > ALONE * self._bulk_calls:
+                        return False
                     self._next_trial = Instant(now + TRY_AGAIN)
-            elif self._calls >= IDLE_CALLS:
+            elif self._calls >= IDLE_CALLS and drained:
                 change = True
             else:
                 return False
         else:
-            if self._bulk < LOAD or now < self._next_trial:
+            if self._bulk < LOAD or now < self._next_trial or not drained:
                 return False
             change = True
         self._calls = self._bulk_calls = self._bulk = 0

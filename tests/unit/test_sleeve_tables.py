@@ -15,7 +15,7 @@ from mesh.link.allowance import Allowance
 from mesh.link.broadcast import COUNTER_BITS, MAX_INCARNATIONS, Broadcasts
 from mesh.link.macs import AGE, LOCAL, MacTable
 from mesh.link.probes import MAX_PROBES, Probes, body, parse
-from mesh.link.receivemode import IDLE_CALLS, LOAD, TRIAL_CALLS, TRY_AGAIN, ReceiveMode
+from mesh.link.receivemode import BEFORE, IDLE_CALLS, LOAD, TRIAL_CALLS, TRY_AGAIN, ReceiveMode
 from mesh.link.recordsize import MIN_RECORD, QUIET, RecordSize
 from mesh.link.replay import WINDOW, ReplayWindow
 from mesh.link.slotsize import FIRST_LOOK, SlotSize
@@ -251,50 +251,63 @@ def test_receiving_by_runs_is_tried_under_load_and_kept_where_it_pays() -> None:
     """10.11."""
     mode = ReceiveMode()
     mode.batch(7)
-    assert not mode.consider(T0)
+    assert not mode.consider(T0, drained=True)
     mode.batch(LOAD)
-    assert mode.consider(T0)
+    assert mode.consider(T0, drained=True)
     assert mode.coalesced
     assert mode.just_changed(at(0.1))
     for n in range(3 * TRIAL_CALLS):
         mode.run(44, 46)
-        assert not mode.consider(at(1 + n))
+        assert not mode.consider(at(1 + n), drained=True)
     # Acknowledgements among them say nothing.
     for _ in range(IDLE_CALLS // 4):
         mode.run(1, 1)
     mode.run(44, 46)
-    assert not mode.consider(at(200))
+    assert not mode.consider(at(200), drained=True)
 
 
 def test_receiving_by_runs_ends_where_it_does_not_pay() -> None:
     mode = ReceiveMode()
     mode.batch(LOAD)
-    assert mode.consider(T0)
-    for _ in range(1000):  # what lay there from before says nothing
+    assert not mode.consider(T0, drained=False), "what waits would be cut off"
+    assert mode.consider(T0, drained=True)
+    for _ in range(BEFORE):  # what lay there from before says nothing
         mode.run(1, 46)
-    assert not mode.consider(at(0.01))
+    assert not mode.consider(T0, drained=True)
     for _ in range(TRIAL_CALLS):
         mode.run(1, 46)
-    assert mode.consider(at(1))
+    # Datagrams come faster than one call each takes: the queue will never be empty.
+    assert mode.consider(at(1), drained=False)
     assert not mode.coalesced
     mode.batch(LOAD)
-    assert not mode.consider(at(1 + TRY_AGAIN - 0.1))
-    assert mode.consider(at(1 + TRY_AGAIN))
+    assert not mode.consider(at(1 + TRY_AGAIN - 0.1), drained=True)
+    assert mode.consider(at(1 + TRY_AGAIN), drained=True)
+
+
+def test_short_runs_that_wait_are_not_cut_off() -> None:
+    """10.11: where a path coalesces a little, the change waits until nothing does."""
+    mode = ReceiveMode()
+    mode.batch(LOAD)
+    assert mode.consider(T0, drained=True)
+    for _ in range(BEFORE + TRIAL_CALLS):
+        mode.run(3, 46)
+    assert not mode.consider(at(1), drained=False)
+    assert mode.consider(at(1), drained=True)
 
 
 def test_receiving_by_runs_ends_when_there_is_no_bulk() -> None:
     mode = ReceiveMode()
     mode.batch(LOAD)
-    assert mode.consider(T0)
+    assert mode.consider(T0, drained=True)
     for _ in range(IDLE_CALLS):
         mode.run(1, 1)
-    assert mode.consider(at(1))
+    assert mode.consider(at(1), drained=True)
     assert not mode.coalesced
     mode.batch(LOAD)
-    assert mode.consider(at(1.1)), "the path was not found wanting"
+    assert mode.consider(at(1.1), drained=True), "the path was not found wanting"
     mode.refused()
     mode.batch(10 * LOAD)
-    assert not mode.consider(at(1e9))
+    assert not mode.consider(at(1e9), drained=True)
 
 
 def test_allowance() -> None:

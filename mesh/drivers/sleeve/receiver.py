@@ -79,10 +79,9 @@ class Receiver:
         for _ in range(MAX_ROUNDS):
             more = intake.take()
             self._process()
+            if intake.mode.consider(self._now, drained=not more):
+                intake.change_mode()
             if not more:
-                # Only now: runs that wait in the queue would be cut off in the other mode.
-                if intake.mode.consider(self._now):
-                    intake.change_mode()
                 return
 
     def tick(self, now: Instant) -> None:
