@@ -84,14 +84,20 @@ def targets_text(targets: Sequence[Json]) -> str:
 
 
 def links_text(links: Sequence[Json]) -> str:
+    """A line a peer."""
+    names = {link["peer"]: link["nickname"] or link["peer"] for link in links}
     rows = [
         (
-            link["nickname"] or link["peer"],
+            names[link["peer"]],
             link["overlay"],
             link["state"],
             link["reason"],
+            None if link["since"] is None else duration(link["since"]),
+            names.get(link["next_hop"], link["next_hop"]) if link["hops"] > 1 else None,
             link["hops"],
             _milliseconds(link["rtt"]),
+            None if link["loss"] is None else f"{link['loss']:.1%}",
+            link["mtu"],
             link["segment"],
             link["endpoint"],
             link["cipher"],
@@ -99,19 +105,31 @@ def links_text(links: Sequence[Json]) -> str:
         )
         for link in links
     ]
-    head = (
-        "PEER",
-        "OVERLAY",
-        "STATE",
-        "REASON",
-        "HOPS",
-        "RTT",
-        "SEGMENT",
-        "ENDPOINT",
-        "CIPHER",
-        "KEY AGE",
+    head = ("PEER", "OVERLAY", "STATE", "REASON", "SINCE", "VIA", "HOPS", "RTT", "LOSS", "MTU")
+    return table((*head, "SEGMENT", "ENDPOINT", "CIPHER", "KEY AGE"), rows)
+
+
+def links_page(links: Sequence[Json]) -> str:
+    """The table, then every change of path that is remembered, the newest first."""
+    names = {link["peer"]: link["nickname"] or link["peer"] for link in links}
+    made = sorted(
+        ((entry["ago"], names[link["peer"]], entry) for link in links for entry in link["history"]),
+        key=lambda change: change[:2],
     )
-    return table(head, rows)
+    changes = [
+        (
+            f"{duration(ago)} ago",
+            name,
+            entry["overlay"],
+            entry["path"],
+            names.get(entry["next_hop"], entry["next_hop"]) if entry["path"] == "relayed" else None,
+            entry["reason"],
+            None if entry["after"] is None else f"{entry['after']:.1f}s",
+        )
+        for ago, name, entry in made
+    ]
+    head = ("CHANGED", "PEER", "OVERLAY", "TO", "VIA", "REASON", "AFTER")
+    return f"{links_text(links)}\n{table(head, changes)}" if changes else links_text(links)
 
 
 def ciphers_text(costs: Json) -> str:

@@ -3,57 +3,50 @@
 Who drives it: ``mesh.router.links``; probes travel through the worker, over the very port and
 with the very sizes that frames will use.
 
-    DOWN --a small probe answered--> UP --3 s unanswered--> DOWN
-                                      `-- probes of growing size: the segment
+    DOWN --a small probe answered--> UP --nothing answered--> DOWN
+                                      `-- probes of full size: mesh.link.pathmtu
 
-The search goes up a ladder of sizes that real paths have, and then by halves between the largest
-that was answered and the smallest that was not. A size that stops being answered while small
-probes are (a black hole) takes the segment back down. Source: RFC 8899 (DPLPMTUD), simplified:
-its probe sizes, its confirmation, its black-hole detection.
+A small probe that is not answered is followed by others in quick succession, so that silence is
+told from loss within 3 s.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from mesh.clock import Instant
 from mesh.effects import Arm, Notify
+from mesh.link.pathmtu import FLOOR, OVERDUE, PathMtu
+from mesh.link.steadiness import Steadiness
 
 if TYPE_CHECKING:
     from random import Random
 
 INTERVAL = 1.0
-"""Seconds between probes of a path, also of one that is down."""
+"""Seconds between probes of a path, also of one that is down; half of it while on trial."""
 
-FULL_INTERVAL = 5.0
-"""Seconds between answered probes of full size: they are nearly all that a mesh at rest sends."""
+QUICK = 0.1
+"""Seconds between probes of a path whose last one is overdue."""
 
-SEARCH_INTERVAL = 0.2
-"""Seconds a probe of a new size may take before it is sent again."""
+DOWN_AFTER = 2.4
+"""Seconds of silence that end a link: a beat, its time and ten quick ones, and what is left of 3 s
+is for routes to be made anew."""
 
-DOWN_AFTER = 3.0
-"""Seconds of unanswered probes that end a link."""
-
-SIZE_TRIES = 3
-"""Probes of one size that must go unanswered before it counts as too big."""
-
-BASE = 1200
-"""Octets of UDP payload that every path must carry: 1,280 (the least IPv6 MTU) less 48 of IPv6
-and UDP header less room for one more tunnel."""
+LOST_AFTER = 3.0
+"""Seconds until a probe counts as lost and its answer is not waited for any more."""
 
 BEAT_SIZE = 64
 """Octets of UDP payload of the probe that only asks whether the path works."""
 
-LADDER = (1232, 1372, 1452, 1472, 8952, 8972)
-"""Sizes worth asking for at once: payloads of MTU 1280, 1420, 1500 and 9000 over IPv6 and IPv4."""
-
-SEARCH_AGAIN = 600.0
-"""Seconds until a larger size is tried again: paths grow rarely."""
-
 SMOOTHING = 0.125
 """Weight of a new round trip in the smoothed one (RFC 6298)."""
+
+COST_SAMPLES = 32
+"""Round trips whose mean is the path's cost: jitter must not move routes."""
+
+MOVED = 2.0
+"""How many times the mean the smoothed round trip must be, or less, for a new mean to begin."""
 
 LATE = 0.25
 """Seconds a timer may be late before we take it that we did not run: answers that wait for us in
@@ -74,12 +67,23 @@ class LinkUp:
 
 @dataclass(frozen=True, slots=True)
 class LinkDown:
+    """``silence``: seconds since the last answer."""
+
     reason: str
+    silence: float
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentChanged:
     segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class SteadyChanged:
+    """``after``: seconds the path was up before it was trusted or no longer was."""
+
+    steady: bool
+    after: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,36 +93,49 @@ class Measured:
     rtt: float
 
 
+LinkEvent = LinkUp | LinkDown | SegmentChanged | SteadyChanged | Measured
 LinkEffect = (
-    SendProbe | Arm | Notify[LinkUp] | Notify[LinkDown] | Notify[SegmentChanged] | Notify[Measured]
+    SendProbe
+    | Arm
+    | Notify[LinkUp]
+    | Notify[LinkDown]
+    | Notify[SegmentChanged]
+    | Notify[SteadyChanged]
+    | Notify[Measured]
 )
 
 
-class Search(Enum):
-    LADDER = auto()
-    HALVES = auto()
-    DONE = auto()
-
-
 class LinkProbe:
-    """Invariant: ``segment`` was answered, and no larger size was since it was last too big."""
+    """Invariant: ``segment`` follows ``PathMtu``'s, ``steady`` and ``loss`` ``Steadiness``'s."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self.up = False
         self.rtt: float | None = None
-        self.segment = BASE
-        self._too_big = 1 << 16
-        self._search = Search.LADDER
-        self._probing: tuple[int, int] | None = None
-        """(size, tries) of the search probe that is out."""
+        self.cost_rtt: float | None = None
+        """The mean of many round trips: what routes go by."""
+        self._samples = 0
+        self._mtu = PathMtu()
+        self._weather = Steadiness()
         self._outstanding: dict[int, tuple[int, Instant]] = {}
         self._answered_at: Instant | None = None
-        self._full_tries = 0
-        self._full_answered_at: Instant | None = None
+        self._up_at: Instant | None = None
         self._beat_at: Instant | None = None
-        self._search_at: Instant | None = None
+        self._unanswered = 0
+        """Small probes since the last answer."""
         self._due: Instant | None = None
+
+    @property
+    def segment(self) -> int:
+        return self._mtu.segment
+
+    @property
+    def loss(self) -> float:
+        return self._weather.loss
+
+    @property
+    def steady(self) -> bool:
+        return self._weather.steady
 
     def start(self, now: Instant) -> list[LinkEffect]:
         self._beat_at = now
@@ -129,127 +146,129 @@ class LinkProbe:
         sent = self._outstanding.pop(nonce, None)
         if sent is None or sent[0] != size:
             return []
-        self._answered_at = now
         effects: list[LinkEffect] = []
-        if size <= BASE:
-            self.rtt = rtt if self.rtt is None else self.rtt + SMOOTHING * (rtt - self.rtt)
-            effects.append(Notify(Measured(self.rtt)))
-        if not self.up:
-            self.up = True
-            self._full_tries = 0
-            self._search, self._search_at = Search.LADDER, now
-            self._too_big = 1 << 16
+        self._answered_at = now
+        if self._unanswered:
+            self._unanswered = 0
+            self._beat_at = Instant(now + self._interval())
+        if size == BEAT_SIZE:
+            self._measure(rtt)
+            self._saw(effects, now, answered=True)
+            effects.append(Notify(Measured(rtt if self.rtt is None else self.rtt)))
+        if not self.up and not (self._mtu.blocked and size < FLOOR):
+            self.up, self._up_at = True, now
+            self._outstanding.clear()  # what was lost before says nothing of the path now
+            self._mtu.begin(now)
             effects.append(Notify(LinkUp(rtt, self.segment)))
-        if size >= self.segment:
-            self._full_tries, self._full_answered_at = 0, now
-        if self._probing is not None and self._probing[0] == size:
-            self._probing = None
-            self._search_at = now
-        if size > self.segment and size < self._too_big:
-            self.segment = size
-            effects.append(Notify(SegmentChanged(size)))
+        if self.up:
+            before = self.segment
+            self._mtu.answered(size, now)
+            self._tell_segment(effects, before)
         return effects + self._step(now)
 
     def too_big(self, size: int, now: Instant) -> list[LinkEffect]:
         """The kernel knows that datagrams of this size do not fit."""
         effects: list[LinkEffect] = []
-        self._too_big = min(self._too_big, size)
-        if self._probing is not None and self._probing[0] >= size:
-            self._probing = None
-        if self.segment >= size:
-            self._shrink(effects)
-        if self._search is not Search.DONE:
-            self._search_at = now
+        if self.up:
+            before = self.segment
+            self._mtu.too_big(size, now)
+            self._tell_segment(effects, before)
         return effects + self._step(now)
+
+    def traffic(self, now: Instant) -> list[LinkEffect]:
+        """Frames go over this path."""
+        if not self.up:
+            return []
+        self._mtu.traffic(now)
+        return self._step(now)
 
     def handle_timer(self, now: Instant) -> list[LinkEffect]:
         effects: list[LinkEffect] = []
         late = 0.0 if self._due is None else now - self._due
         if late > LATE and self._answered_at is not None:
             self._answered_at = Instant(self._answered_at + late)
-        # Compared as it was armed: a difference of floats may fall short of the sum's deadline.
-        if self._answered_at is not None and self.up and now >= self._answered_at + DOWN_AFTER:
-            self.up = False
-            self._probing = self._search_at = None
-            self.segment = BASE
-            effects.append(Notify(LinkDown("probes-unanswered")))
+        silent = self._silent_at()
+        if silent is not None and now >= silent:
+            self._go_down(effects, "probes-unanswered", now)
         if self._beat_at is not None and now >= self._beat_at:
             self._beat(effects, now)
         return effects + self._step(now)
 
     # ---- inside
 
+    def _interval(self) -> float:
+        on_trial = self.up and not self.steady
+        return INTERVAL * (0.9 + 0.2 * self._rng.random()) / (2 if on_trial else 1)
+
+    def _wait(self) -> float:
+        return max(OVERDUE, 2 * (self.rtt or 0.0))
+
+    def _silent_at(self) -> Instant | None:
+        """When silence ends the link."""
+        if not self.up or self._answered_at is None:
+            return None
+        return Instant(self._answered_at + DOWN_AFTER + self._wait() - OVERDUE)
+
+    def _measure(self, rtt: float) -> None:
+        self.rtt = rtt if self.rtt is None else self.rtt + SMOOTHING * (rtt - self.rtt)
+        self._samples = min(self._samples + 1, COST_SAMPLES)
+        mean = rtt if self.cost_rtt is None else self.cost_rtt
+        if not mean / MOVED < self.rtt < mean * MOVED:
+            # No jitter: the path is another. The mean of before would take minutes to fade.
+            mean, self._samples = self.rtt, round(1 / SMOOTHING)
+        self.cost_rtt = mean + (rtt - mean) / self._samples
+
+    def _go_down(self, effects: list[LinkEffect], reason: str, now: Instant) -> None:
+        self.up = False
+        self._samples = min(self._samples, 4)  # it may come back by another way
+        self._mtu.stop()
+        self._weather.went_down(now)
+        silence = 0.0 if self._answered_at is None else now - self._answered_at
+        effects.append(Notify(LinkDown(reason, silence)))
+
+    def _saw(self, effects: list[LinkEffect], now: Instant, *, answered: bool) -> None:
+        before = self.steady
+        self._weather.saw(now, answered=answered)
+        if self.steady != before:
+            after = 0.0 if self._up_at is None else now - self._up_at
+            effects.append(Notify(SteadyChanged(self.steady, after)))
+
     def _beat(self, effects: list[LinkEffect], now: Instant) -> None:
-        """The small probe that says whether the path works; at times one of full size beside it.
-
-        One of full size that stays unanswered is followed by others at every beat.
-        """
-        spread = 0.9 + 0.2 * self._rng.random()
-        self._beat_at = Instant(now + INTERVAL * spread)
-        for nonce, (_, sent) in list(self._outstanding.items()):
-            if now - sent > DOWN_AFTER:
+        """The small probe that says whether the path works."""
+        for nonce, (size, sent) in list(self._outstanding.items()):
+            if now - sent > LOST_AFTER:
                 del self._outstanding[nonce]
+                if size == BEAT_SIZE and self.up:
+                    self._saw(effects, now, answered=False)
         effects.append(self._send(BEAT_SIZE, now))
-        if not self.up or self.segment <= BASE:
+        if not self.up:
+            self._beat_at = Instant(now + self._interval())
+            if self._mtu.blocked:
+                effects.append(self._send(FLOOR, now))
             return
-        answered = self._full_answered_at
-        if answered is not None and now < answered + FULL_INTERVAL:
-            return
-        if self._full_tries >= SIZE_TRIES:
-            self._too_big = min(self._too_big, self.segment)
-            self._shrink(effects)
-            self._search, self._search_at = Search.LADDER, now
-        else:
-            self._full_tries += 1
-            effects.append(self._send(self.segment, now))
+        self._unanswered += 1
+        self._beat_at = Instant(now + (self._wait() if self._unanswered == 1 else QUICK))
 
-    def _shrink(self, effects: list[LinkEffect]) -> None:
-        self.segment = BASE
-        self._full_tries = 0
-        self._search = Search.LADDER
-        effects.append(Notify(SegmentChanged(BASE)))
+    def _tell_segment(self, effects: list[LinkEffect], before: int) -> None:
+        if self.segment != before:
+            effects.append(Notify(SegmentChanged(self.segment)))
 
     def _step(self, now: Instant) -> list[LinkEffect]:
         """Go on with the search when its time has come, and arm for what is next."""
         effects: list[LinkEffect] = []
-        if self.up and self._search_at is not None and now >= self._search_at:
-            self._search_on(effects, now)
-        wishes = [w for w in (self._beat_at, self._search_at) if w is not None]
-        if self.up and self._answered_at is not None:
-            wishes.append(Instant(self._answered_at + DOWN_AFTER))
-        self._due = min(wishes, default=None)
+        if self.up:
+            before = self.segment
+            sizes = self._mtu.sizes(
+                now, self.rtt or 0.0, lossy=self._weather.is_lossy, alive=self._unanswered < 2
+            )
+            effects += [self._send(size, now) for size in sizes]
+            self._tell_segment(effects, before)
+            if self._mtu.blocked:
+                self._go_down(effects, "big-datagrams-lost", now)
+        wishes = [self._beat_at, self._silent_at(), self._mtu.due]
+        self._due = min((w for w in wishes if w is not None), default=None)
         effects.append(Arm(self._due))
         return effects
-
-    def _search_on(self, effects: list[LinkEffect], now: Instant) -> None:
-        if self._search is Search.DONE:
-            # Long enough: the path may carry more than it did.
-            self._too_big = 1 << 16
-            self._search = Search.LADDER
-        size, tries = self._probing or (0, 0)
-        if size and tries >= SIZE_TRIES:
-            self._too_big = min(self._too_big, size)
-            self._probing, tries = None, 0
-        if self._probing is None:
-            tries = 0
-            size = self._next_size()
-        if size == 0:
-            self._search, self._search_at = Search.DONE, Instant(now + SEARCH_AGAIN)
-            return
-        self._probing = (size, tries + 1)
-        self._search_at = Instant(now + SEARCH_INTERVAL)
-        effects.append(self._send(size, now))
-
-    def _next_size(self) -> int:
-        """The next size to ask for, 0 when the search is over."""
-        if self._search is Search.LADDER:
-            for size in LADDER:
-                if self.segment < size < self._too_big:
-                    return size
-            self._search = Search.HALVES
-        if self._too_big - self.segment > 8 and self._too_big < 1 << 16:
-            return (self.segment + self._too_big) // 2
-        return 0
 
     def _send(self, size: int, now: Instant) -> SendProbe:
         nonce = self._rng.getrandbits(64)

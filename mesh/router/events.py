@@ -59,6 +59,16 @@ class LinkChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class PathChanged:
+    """Frames to a peer go another way: ``path`` is direct, relayed or down."""
+
+    peer: PeerName
+    path: str
+    next_hop: PeerName | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quarantined:
     """Something gossiped did not merge; it was set aside and is not relayed."""
 
@@ -86,6 +96,7 @@ RouterEvent = (
     | ConnectionUp
     | ConnectionDown
     | LinkChanged
+    | PathChanged
     | Quarantined
     | ChannelChanged
     | CloneSuspected

@@ -5,27 +5,19 @@ computed from topology, routes and probes, compared with what it was told, and o
 sent. A restarted worker was told nothing, and gets new keys: the old ones' counters died with it.
 
 Invariants: the worker never gets keys for a short ID it does not know; keys once sent are never
-sent again; a link is ``up`` only while its probes are answered.
+sent again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mesh.clock import Instant
 from mesh.connection.connection import Local
 from mesh.effects import Arm, Notify
 from mesh.link.epochs import PairKeys
-from mesh.link.linkprobe import (
-    LinkDown,
-    LinkEffect,
-    LinkProbe,
-    LinkUp,
-    Measured,
-    SegmentChanged,
-    SendProbe,
-)
+from mesh.link.overlay import Overlay
 from mesh.link.pair_effects import (
     ActivateEpoch,
     InstallEpoch,
@@ -36,16 +28,22 @@ from mesh.link.pair_effects import (
     SendPair,
 )
 from mesh.names import Endpoint, PeerName, PeerUID, ShortID
+from mesh.router.choices import Choice, Choices, Path
+from mesh.router.directs import FIRST_SEGMENT, Direct, Directs
 from mesh.router.effects import TellWorker
-from mesh.router.events import LinkChanged
+from mesh.router.events import PathChanged
 from mesh.router.hub import Hub
+from mesh.router.told import Told, difference, dropped
 from mesh.topology.record import Record
 from mesh.topology.routes import Routes
 from mesh.wire import worker as w
 from mesh.wire.cipher import Cipher
 
-FIRST_SEGMENT = 1200
-"""UDP payload octets a datagram before the path is measured: fits the smallest IPv6 underlay."""
+TRAFFIC_INTERVAL = 1.0
+"""Seconds between looks at the worker's counters: which paths carry frames and must be watched."""
+
+TRAFFIC_OCTETS = 1024
+"""Octets to a peer within it that are more than neighbour discovery."""
 
 
 @dataclass(slots=True)
@@ -61,30 +59,6 @@ class Pair:
     reason: str = "handshaking"
 
 
-@dataclass(slots=True)
-class Direct:
-    """The direct data path to a neighbour."""
-
-    probe: LinkProbe
-    endpoint: Endpoint
-    running: bool = False
-    up: bool = False
-    segment: int = FIRST_SEGMENT
-    rtt: float | None = None
-    reason: str = "not-probed"
-    since: Instant = field(default=Instant(0.0))
-
-
-@dataclass
-class Told:
-    """What the worker was told, and, in another instance, what it should know."""
-
-    peers: dict[ShortID, tuple[PeerName, int]] = field(default_factory=dict)
-    neighbours: dict[ShortID, tuple[Endpoint, int]] = field(default_factory=dict)
-    routes: dict[ShortID, tuple[ShortID, int]] = field(default_factory=dict)
-    trees: dict[ShortID, tuple[ShortID, ...]] = field(default_factory=dict)
-
-
 class Links:
     def __init__(
         self,
@@ -97,59 +71,63 @@ class Links:
     ) -> None:
         self._hub = hub
         self._local = local
-        self._send_pair = send_pair
-        self._on_change, self._on_measured = on_change, on_measured
+        self._send_pair, self._on_change = send_pair, on_change
         self.worker_up = False
         self.worker_reason = "not-started"
         self.pairs: dict[PeerName, Pair] = {}
-        self.direct: dict[PeerName, Direct] = {}
+        self._directs = Directs(
+            hub, send=self._send_probe, on_change=on_change, on_measured=on_measured
+        )
+        self.choices = Choices()
         self._told = Told()
         self._configured: w.Configure | None = None
         self._ids: dict[PeerName, ShortID] = {}
+        self._names: dict[ShortID, PeerName] = {}
         self._reachable: frozenset[PeerName] = frozenset()
         self.counters: w.Counters | None = None
 
+    @property
+    def direct(self) -> Mapping[PeerName, Direct]:
+        return self._directs.by_peer
+
     # ---- neighbours and peers
 
-    def neighbour_up(self, peer: PeerName, endpoint: Endpoint) -> None:
-        """Begin to prove the direct path to a neighbour, or go on over its new address."""
-        known = self.direct.get(peer)
-        if known is not None:
-            known.endpoint = endpoint
-            return
-        self.direct[peer] = Direct(LinkProbe(self._hub.rng), endpoint, since=self._hub.now)
+    def neighbour_up(self, peer: PeerName, endpoint: Endpoint, uid: PeerUID) -> None:
+        self._directs.connected(peer, endpoint, uid)
 
-    def neighbour_down(self, peer: PeerName) -> None:
-        direct = self.direct.pop(peer, None)
-        self._hub.deadlines.set(("probe", peer), None)
-        if direct is not None and direct.up:
-            self._hub.notify(LinkChanged(peer, False, "connection-lost"))
-            self._on_change()
+    def neighbour_down(self, peer: PeerName, reason: str) -> None:
+        self._directs.disconnected(peer, reason)
 
     def sync(
         self, records: Mapping[PeerName, Record], reachable: frozenset[PeerName], routes: Routes
     ) -> None:
         """Bring keys, probes and the worker in line with this view of the mesh."""
-        self._reachable = reachable
-        own = records.get(self._hub.us)
+        hub = self._hub
+        self._directs.keep_orphans(records.keys())
+        self._reachable = reachable | self._directs.orphans
+        own = records.get(hub.us)
         self._ids = {
             name: record.short_id
             for name, record in records.items()
-            if record.short_id is not None and (name in reachable or name == self._hub.us)
+            if record.short_id is not None and (name in self._reachable or name == hub.us)
         }
-        if own is None or own.short_id is None or not self.worker_up:
-            return
-        self._configure(own.short_id)
-        self._tell(self._wanted(records, routes))
-        self._sync_pairs(records)
-        self._start_probes()
+        self._names = {short_id: name for name, short_id in self._ids.items()}
+        if own is not None and own.short_id is not None and self.worker_up:
+            self._configure(own.short_id)
+            self._tell(self._wanted(records, routes))
+            self._sync_pairs(records)
+            self._start_probes()
+        self._choose(records, routes)
 
     def handle_timer(self, key: tuple[object, ...]) -> None:
         match key:
             case ("pair", PeerName() as peer) if (pair := self.pairs.get(peer)) is not None:
                 self._perform_pair(peer, pair, pair.keys.handle_timer(self._hub.now))
-            case ("probe", PeerName() as peer) if (direct := self.direct.get(peer)) is not None:
-                self._perform_probe(peer, direct, direct.probe.handle_timer(self._hub.now))
+            case ("probe", PeerName() as peer):
+                self._directs.handle_timer(peer)
+            case ("traffic",) if self.worker_up:
+                self._tell_one(w.GetCounters())
+                self._look_at_traffic_later()
             case _:
                 return
 
@@ -169,43 +147,34 @@ class Links:
 
     def worker_started(self) -> None:
         self.worker_up, self.worker_reason = True, "running"
-        self._told, self._configured = Told(), None
-        for peer, direct in self.direct.items():
-            direct.probe = LinkProbe(self._hub.rng)
-            direct.running = False
-            self._down(peer, direct, "worker-restarted")
+        self._told, self._configured, self.counters = Told(), None, None
+        self._look_at_traffic_later()
+        self._directs.worker_restarted()
 
     def worker_lost(self, reason: str) -> None:
         """The worker died: no frame crosses, and none of the keys it had is used again."""
         self.worker_up, self.worker_reason = False, reason
         self._hub.count(reason)
-        for peer, direct in self.direct.items():
-            self._hub.deadlines.set(("probe", peer), None)
-            direct.running = False
-            self._down(peer, direct, reason)
+        self._directs.worker_lost(reason)
         for peer in list(self.pairs):
             self._drop_pair(peer)
 
     def receive_worker(self, message: w.FromWorker) -> None:
-        names = {short_id: name for name, short_id in self._ids.items()}
+        names = self._names
         match message:
             case w.EpochInstalled(short_id, epoch):
                 if (peer := names.get(short_id)) is not None and peer in self.pairs:
                     pair = self.pairs[peer]
                     self._perform_pair(peer, pair, pair.keys.installed(epoch, self._hub.now))
-            case w.ProbeReplied(short_id, nonce, size, rtt_us):
-                if (peer := names.get(short_id)) is not None and peer in self.direct:
-                    direct = self.direct[peer]
-                    effects = direct.probe.replied(nonce, size, rtt_us / 1e6, self._hub.now)
-                    self._perform_probe(peer, direct, effects)
-            case w.TooBig(short_id, size):
-                if (peer := names.get(short_id)) is not None and peer in self.direct:
-                    direct = self.direct[peer]
-                    self._perform_probe(peer, direct, direct.probe.too_big(size, self._hub.now))
-            case w.ProbeSeen(short_id, endpoint):
-                self._moved(names.get(short_id), endpoint)
+            case w.ProbeReplied(short_id, nonce, size, rtt_us) if short_id in names:
+                self._directs.replied(names[short_id], nonce, size, rtt_us / 1e6)
+            case w.TooBig(short_id, size) if short_id in names:
+                self._directs.too_big(names[short_id], size)
+            case w.ProbeSeen(short_id, endpoint) if short_id in names:
+                self._directs.moved(names[short_id], endpoint)
             case w.Counters():
-                self.counters = message
+                before, self.counters = self.counters, message
+                self._traffic(before, message)
             case _:
                 return
 
@@ -223,6 +192,9 @@ class Links:
         told = Told()
         for name, short_id in ids.items():
             children = tuple(ids[c] for c in routes.broadcast(name) if c in ids)
+            if name == us:
+                alone = [p for p in self._directs.orphans if p not in routes.unicast]
+                children += tuple(ids[p] for p in sorted(alone) if p in ids)
             if children:
                 told.trees[short_id] = children
             if name == us:
@@ -230,37 +202,28 @@ class Links:
             told.peers[short_id] = (name, records[name].mtu)
             if (direct := self.direct.get(name)) is not None:
                 told.neighbours[short_id] = (direct.endpoint, direct.segment)
-            route = routes.unicast.get(name)
-            if route is not None and route.next_hop in ids:
-                told.routes[short_id] = (ids[route.next_hop], route.mtu or FIRST_SEGMENT)
+            choice = self._chosen(name, routes)
+            if choice[0] is Path.DIRECT and direct is not None:
+                told.routes[short_id] = (short_id, direct.segment)
+            elif choice[0] is Path.RELAYED and choice[1] in ids:
+                route = routes.unicast[name]
+                told.routes[short_id] = (ids[choice[1]], route.mtu or FIRST_SEGMENT)
         return told
 
+    def _chosen(self, peer: PeerName, routes: Routes) -> tuple[Path, PeerName | None]:
+        """The way to a peer: the mesh's, or our own direct one that only we know of."""
+        route, direct = routes.unicast.get(peer), self.direct.get(peer)
+        if direct is not None and direct.is_orphan and (direct.steady or route is None):
+            return Path.DIRECT, peer
+        if route is None:
+            return Path.DOWN, None
+        return (Path.DIRECT if route.next_hop == peer else Path.RELAYED), route.next_hop
+
     def _tell(self, wanted: Told) -> None:
-        told, tell = self._told, self._tell_one
-        for short_id, (name, _) in told.peers.items():
-            if wanted.peers.get(short_id, (None, 0))[0] != name:
-                tell(w.DropPeer(short_id))
-                told.neighbours.pop(short_id, None)
-                told.routes.pop(short_id, None)
-                self._drop_pair(name)
-        for short_id in told.neighbours.keys() - wanted.neighbours.keys():
-            tell(w.DropNeighbour(short_id))
-        for short_id in told.routes.keys() - wanted.routes.keys():
-            tell(w.DropRoute(short_id))
-        for short_id in told.trees.keys() - wanted.trees.keys():
-            tell(w.SetTree(short_id, ()))
-        for short_id, peer in wanted.peers.items():
-            if told.peers.get(short_id) != peer:
-                tell(w.SetPeer(short_id, *peer))
-        for short_id, neighbour in wanted.neighbours.items():
-            if told.neighbours.get(short_id) != neighbour:
-                tell(w.SetNeighbour(short_id, *neighbour))
-        for short_id, route in wanted.routes.items():
-            if told.routes.get(short_id) != route:
-                tell(w.SetRoute(short_id, *route))
-        for short_id, children in wanted.trees.items():
-            if told.trees.get(short_id) != children:
-                tell(w.SetTree(short_id, children))
+        for message in difference(self._told, wanted):
+            self._tell_one(message)
+        for name in dropped(self._told, wanted).values():
+            self._drop_pair(name)
         self._told = wanted
 
     def _tell_one(self, message: w.ToWorker) -> None:
@@ -328,6 +291,8 @@ class Links:
     def _pair_happened(self, pair: Pair, event: PairReady | PairFailed) -> None:
         match event:
             case PairReady(epoch, cipher):
+                if pair.epoch is None:
+                    self._on_change()  # frames can cross now: a choice to note
                 pair.epoch, pair.ready_at, pair.reason = epoch, self._hub.now, "ready"
                 pair.cipher = cipher
                 self._start_probes()
@@ -335,67 +300,88 @@ class Links:
                 pair.reason = reason
                 self._hub.count(reason)
 
-    # ---- inside: probes
+    # ---- inside: probes and traffic
 
     def _start_probes(self) -> None:
-        """Start the probe of every direct path whose datagrams could be understood."""
-        if not self.worker_up:
-            return
-        for peer, direct in self.direct.items():
-            if direct.running or self._ids.get(peer) not in self._told.neighbours:
-                continue
-            if self._hub.encrypted:
-                pair = self.pairs.get(peer)
-                if pair is None or pair.epoch is None:
-                    direct.reason = "no-keys" if pair is None else pair.reason
-                    continue
-            direct.running = True
-            self._perform_probe(peer, direct, direct.probe.start(self._hub.now))
+        if self.worker_up:
+            self._directs.start(self._why_not)
 
-    def _perform_probe(self, peer: PeerName, direct: Direct, effects: list[LinkEffect]) -> None:
+    def _why_not(self, peer: PeerName) -> str | None:
+        """Why datagrams to this neighbour could not be understood; "" for what will pass soon."""
+        if self._ids.get(peer) not in self._told.neighbours:
+            return ""
+        return self._key_problem(peer)
+
+    def _send_probe(self, peer: PeerName, nonce: int, size: int) -> None:
+        if self.worker_up and peer in self._ids:
+            self._tell_one(w.Probe(self._ids[peer], nonce, size))
+
+    def _look_at_traffic_later(self) -> None:
+        self._hub.deadlines.set(("traffic",), Instant(self._hub.now + TRAFFIC_INTERVAL))
+
+    def _traffic(self, before: w.Counters | None, after: w.Counters) -> None:
+        """Have the paths watched closely that frames went over since the last look."""
+        if before is None:
+            return
+        sent = {entry[0]: entry[1] for entry in before.peers}
+        routes = self._told.routes
+        hops = {
+            routes[entry[0]][0]
+            for entry in after.peers
+            if entry[0] in routes and entry[1] - sent.get(entry[0], 0) >= TRAFFIC_OCTETS
+        }
+        if after.relayed > before.relayed:
+            hops |= self._told.neighbours.keys()  # the counters do not say whose it was
+        for hop in sorted(hops):
+            if hop in self._names:
+                self._directs.traffic(self._names[hop])
+
+    # ---- inside: choices
+
+    def _choose(self, records: Mapping[PeerName, Record], routes: Routes) -> None:
+        """Note by which path each peer is reached from now on, and why."""
         hub = self._hub
-        for effect in effects:
-            match effect:
-                case SendProbe(nonce, size):
-                    if self.worker_up and peer in self._ids:
-                        self._tell_one(w.Probe(self._ids[peer], nonce, size))
-                case Arm(deadline):
-                    hub.deadlines.set(("probe", peer), deadline)
-                case Notify(event):
-                    self._probe_happened(peer, direct, event)
+        self.choices.keep(records.keys())
+        for peer in records.keys() - {hub.us}:
+            made = self.choice(peer, records, routes)
+            if made.path is Path.DOWN and self.choices.current(peer) is None:
+                continue  # it was never reached
+            if self.choices.choose(peer, made):
+                hub.notify(PathChanged(peer, made.path, made.next_hop, made.reason))
 
-    def _probe_happened(
-        self,
-        peer: PeerName,
-        direct: Direct,
-        event: LinkUp | LinkDown | SegmentChanged | Measured,
-    ) -> None:
-        match event:
-            case LinkUp(rtt, segment):
-                direct.up, direct.rtt, direct.segment = True, rtt, segment
-                direct.reason, direct.since = "probes-answered", self._hub.now
-                self._hub.notify(LinkChanged(peer, True, direct.reason))
-            case LinkDown(reason):
-                self._down(peer, direct, reason)
-            case SegmentChanged(segment):
-                direct.segment = segment
-            case Measured(rtt):
-                direct.rtt = rtt
-                self._on_measured()
-                return
-        self._on_change()
+    def choice(self, peer: PeerName, records: Mapping[PeerName, Record], routes: Routes) -> Choice:
+        """How frames reach a peer now, and why that way."""
+        now, direct = self._hub.now, self.direct.get(peer)
+        path, next_hop = self._chosen(peer, routes)
+        if peer not in self._reachable:
+            path, reason = Path.DOWN, "unreachable"
+        elif (problem := self._key_problem(peer)) is not None:
+            path, reason = Path.DOWN, problem
+        elif path is Path.DIRECT:
+            reason = "probes-answered" if direct is None else direct.reason
+        elif direct is None:
+            reason = "no-connection" if path is Path.RELAYED else "no-route"
+        elif not direct.up or not direct.steady:
+            reason = direct.reason
+        elif not _calls_up(records[peer], self._hub.us):
+            reason = "down-at-peer"
+        else:
+            reason = "cheaper-path"
+        if path is Path.DOWN:
+            next_hop = None
+        after = None
+        told = direct is not None and (path is Path.DIRECT or not direct.up)
+        if told and direct is not None and direct.answered_at is not None:
+            after = now - direct.answered_at
+        return Choice(Overlay.SLEEVE, path, next_hop, reason, now, after)
 
-    def _down(self, peer: PeerName, direct: Direct, reason: str) -> None:
-        direct.reason = reason
-        if direct.up:
-            direct.up, direct.since = False, self._hub.now
-            self._hub.notify(LinkChanged(peer, False, reason))
-            self._on_change()
+    def _key_problem(self, peer: PeerName) -> str | None:
+        pair = self.pairs.get(peer)
+        if not self._hub.encrypted or (pair is not None and pair.epoch is not None):
+            return None
+        return "no-keys" if pair is None else pair.reason
 
-    def _moved(self, peer: PeerName | None, endpoint: Endpoint) -> None:
-        """A neighbour's authenticated datagrams come from elsewhere: it sits behind a NAT."""
-        if peer is None or (direct := self.direct.get(peer)) is None:
-            return
-        if direct.endpoint != endpoint:
-            direct.endpoint = endpoint
-            self._on_change()
+
+def _calls_up(record: Record, us: PeerName) -> bool:
+    """Whether this peer says that its direct path to us works."""
+    return any(edge.peer == us and edge.established for edge in record.edges)

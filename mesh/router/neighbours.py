@@ -80,7 +80,7 @@ class Neighbours:
         features: dict[str, str],
         *,
         on_up: Callable[[PeerName], None],
-        on_down: Callable[[PeerName], None],
+        on_down: Callable[[PeerName, str], None],
         on_message: Callable[[PeerName, bytes], None],
     ) -> None:
         self._hub = hub
@@ -295,4 +295,4 @@ class Neighbours:
         self.perform_maker(self.maker.lost(stream.target, remote.name, reason, hub.now))
         if was_up:
             del self.by_peer[remote.name]
-            self._on_down(remote.name)
+            self._on_down(remote.name, reason)

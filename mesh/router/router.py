@@ -227,7 +227,7 @@ class Router:
                     self.neighbours.handle_timer(key)
                 case "live":
                     self.vigil.handle_timer(key)
-                case "pair" | "probe":
+                case "pair" | "probe" | "traffic":
                     self.links.handle_timer(key)
                 case "gossip":
                     self._perform_gossip(self.gossip.handle_timer(now))
@@ -299,13 +299,14 @@ class Router:
         assert stream.remote is not None
         host = stream.endpoint.host
         self.vigil.watch(peer, stream.remote, Endpoint(host, stream.remote.probe_port))
-        self.links.neighbour_up(peer, Endpoint(host, stream.remote.sleeve_port))
+        remote = stream.remote
+        self.links.neighbour_up(peer, Endpoint(host, remote.sleeve_port), remote.uid)
         self._perform_gossip(self.gossip.neighbour_up(peer, self.hub.now))
         self._edges_changed()
 
-    def _neighbour_down(self, peer: PeerName) -> None:
+    def _neighbour_down(self, peer: PeerName, reason: str) -> None:
         self.vigil.drop(peer)
-        self.links.neighbour_down(peer)
+        self.links.neighbour_down(peer, reason)
         self.gossip.neighbour_down(peer)
         self._edges_changed()
 

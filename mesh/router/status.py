@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING
 from mesh.clock import Instant
 from mesh.connection.reasons import explain
 from mesh.names import PeerName
+from mesh.router.choices import Choice, Path
+from mesh.router.directs import Direct
+from mesh.topology.routes import Route
 
 if TYPE_CHECKING:
     from mesh.router.router import Router
+
+
+IPV4_UDP, IPV6_UDP = 28, 48
+"""Octets of IP and UDP header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +84,49 @@ class TargetStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceStatus:
+    """One way that frames were sent from ``ago`` seconds ago on, and why.
+
+    ``after``: seconds the direct path was silent before it was left, or answered before it was
+    taken.
+    """
+
+    overlay: str
+    path: str
+    next_hop: str | None
+    reason: str
+    ago: float
+    after: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """The data path to a peer: direct when ``next_hop`` is the peer itself."""
+    """The data path to a peer: direct when ``next_hop`` is the peer itself.
+
+    ``segment`` is of the whole path. ``rtt``, ``loss`` (of probes, there and back), ``mtu`` (of IP
+    packets) and ``steady`` are the direct path's, also while frames take another. ``history``: the
+    last choices, the newest first.
+    """
 
     peer: str
     nickname: str
     overlay: str
     state: str
     reason: str
+    since: float | None
     next_hop: str | None
     hops: int
     cost_us: int | None
     rtt: float | None
+    loss: float | None
+    steady: bool | None
+    mtu: int | None
     segment: int
     endpoint: str | None
     epoch: int | None
     cipher: str | None
     key_age: float | None
+    history: tuple[ChoiceStatus, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,41 +320,65 @@ def _targets(router: Router, now: Instant) -> tuple[TargetStatus, ...]:
 
 
 def _links(router: Router, now: Instant) -> tuple[LinkStatus, ...]:
+    links, records = router.links, router.topology.records
     rows = []
-    for name in sorted(router.reachable):
-        record = router.topology.records[name]
-        direct, pair = router.links.direct.get(name), router.links.pairs.get(name)
+    for name in sorted(router.reachable | {p for p, d in links.direct.items() if d.is_orphan}):
+        if name not in records:
+            continue
+        direct, pair = links.direct.get(name), links.pairs.get(name)
         route = router.routes.unicast.get(name)
-        if route is None:
-            state, reason = "down", "no-route" if direct is None else direct.reason
-        elif route.next_hop == name:
-            state, reason = "direct", "probes-answered"
-        else:
-            state = "relayed"
-            reason = "no-connection" if direct is None else direct.reason
-            if direct is not None and direct.up:
-                reason = "cheaper-path"
-        if router.hub.encrypted and (pair is None or pair.epoch is None):
-            state, reason = "down", "no-keys" if pair is None else pair.reason
+        choice = links.choice(name, records, router.routes)
+        made = links.choices.made(name)
+        probe = direct.probe if direct is not None and direct.running else None
+        lone = choice.path is Path.DIRECT and direct is not None and direct.is_orphan
         rows.append(
             LinkStatus(
                 peer=str(name),
-                nickname=record.nickname,
-                overlay="sleeve",
-                state=state,
-                reason=reason,
-                next_hop=None if route is None else str(route.next_hop),
-                hops=0 if route is None else route.hops,
-                cost_us=None if route is None else route.cost_us,
+                nickname=records[name].nickname,
+                overlay=choice.overlay.value,
+                state=choice.path.value,
+                reason=choice.reason,
+                since=None if not made or made[-1].differs(choice) else now - made[-1].at,
+                next_hop=None if choice.next_hop is None else str(choice.next_hop),
+                hops=1 if lone else 0 if route is None else route.hops,
+                cost_us=None if route is None or lone else route.cost_us,
                 rtt=None if direct is None else direct.rtt,
-                segment=0 if route is None else route.mtu,
+                loss=None if probe is None else probe.loss,
+                steady=None if probe is None else probe.steady,
+                mtu=_mtu(direct),
+                segment=_segment(direct if lone else None, route),
                 endpoint=None if direct is None else str(direct.endpoint),
                 epoch=None if pair is None else pair.epoch,
                 cipher=None if pair is None else pair.cipher,
                 key_age=None if pair is None or pair.ready_at is None else now - pair.ready_at,
+                history=tuple(_choice(entry, now) for entry in reversed(made)),
             )
         )
     return tuple(rows)
+
+
+def _segment(lone: Direct | None, route: Route | None) -> int:
+    if lone is not None:
+        return lone.segment
+    return 0 if route is None else route.mtu
+
+
+def _mtu(direct: Direct | None) -> int | None:
+    """Octets of the largest IP packet that the direct path was seen to carry from here."""
+    if direct is None or not direct.up:
+        return None
+    return direct.segment + (IPV6_UDP if ":" in direct.endpoint.host else IPV4_UDP)
+
+
+def _choice(entry: Choice, now: Instant) -> ChoiceStatus:
+    return ChoiceStatus(
+        overlay=entry.overlay.value,
+        path=entry.path.value,
+        next_hop=None if entry.next_hop is None else str(entry.next_hop),
+        reason=entry.reason,
+        ago=now - entry.at,
+        after=entry.after,
+    )
 
 
 def _routes(router: Router) -> tuple[RouteStatus, ...]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mesh.names import Endpoint, PeerName
+from mesh.router.directs import Direct
 from mesh.router.links import Links
 from mesh.router.neighbours import Neighbours
 from mesh.router.vigil import Vigil
+from mesh.topology.published_cost import MAX_US
 from mesh.topology.record import Edge, Record
+
+UNSTEADY_US = 500_000
+"""Microseconds that an unsteady path costs on top: any other way is taken, where there is one."""
 
 
 def edges(neighbours: Neighbours, links: Links, vigil: Vigil) -> tuple[Edge, ...]:
@@ -20,13 +25,17 @@ def edges(neighbours: Neighbours, links: Links, vigil: Vigil) -> tuple[Edge, ...
         found.append(
             Edge(
                 peer,
-                vigil.cost_us(peer, direct.rtt),
+                min(MAX_US, vigil.cost_us(peer, direct.probe.cost_rtt) + _doubt(direct)),
                 direct.up,
                 direct.segment if direct.up else 0,
                 Endpoint(stream.endpoint.host, stream.remote.port),
             )
         )
     return tuple(sorted(found))
+
+
+def _doubt(direct: Direct) -> int:
+    return UNSTEADY_US if direct.up and not direct.steady else 0
 
 
 def strangers(

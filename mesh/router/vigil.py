@@ -35,6 +35,12 @@ from mesh.wire.probe import probe_sender
 WITNESSES = 3
 """Neighbours asked about a suspect: one honest, reachable witness is enough."""
 
+STREAM_ASK = 10.0
+"""Seconds of silence on a connection after which it is asked to answer, though datagrams are."""
+
+STREAM_SILENT = 30.0
+"""Seconds after which it is given up: the peer lives, but nothing said to it would arrive."""
+
 UNMEASURED_US = 10_000
 """Cost in microseconds of a path before its first measurement."""
 
@@ -45,6 +51,8 @@ class Watched:
     endpoint: Endpoint
     cost: PublishedCost
     heard_at: Instant
+    """The last sign of life of the peer, ``read_at`` the last on the connection itself."""
+    read_at: Instant
     suspected: bool = False
     rtt: float | None = None
 
@@ -65,7 +73,7 @@ class Vigil:
         liveness = Liveness(hub.us, peer, remote.key, hub.rng, timeout=hub.config.liveness_timeout)
         before = self.watched.get(peer)
         cost = before.cost if before is not None else PublishedCost()
-        watched = Watched(liveness, endpoint, cost, hub.now)
+        watched = Watched(liveness, endpoint, cost, hub.now, hub.now)
         self.watched[peer] = watched
         self._perform(peer, watched, liveness.start(hub.now))
 
@@ -88,10 +96,11 @@ class Vigil:
             return
         watched.heard_at = hub.now
         self._perform(peer, watched, effects)
+        self._mind_stream(peer, watched)
 
     def heard(self, peer: PeerName) -> None:
         if (watched := self.watched.get(peer)) is not None:
-            watched.heard_at = self._hub.now
+            watched.heard_at = watched.read_at = self._hub.now
             watched.suspected = False
             self._perform(peer, watched, watched.liveness.heard(self._hub.now))
 
@@ -145,6 +154,14 @@ class Vigil:
                 self._neighbours.send(peer, Ping(self._hub.rng.getrandbits(64)))
             case Dead():
                 self._neighbours.close_peer(peer, Refusal.SILENT)
+
+    def _mind_stream(self, peer: PeerName, watched: Watched) -> None:
+        """The peer lives, by its datagrams: whether its connection does is another question."""
+        silence = self._hub.now - watched.read_at
+        if silence >= STREAM_SILENT:
+            self._neighbours.close_peer(peer, Refusal.SILENT)
+        elif silence >= STREAM_ASK:
+            self._neighbours.send(peer, Ping(self._hub.rng.getrandbits(64)))
 
     def _ask(self, suspect: PeerName) -> None:
         records = self._records()

@@ -2,7 +2,9 @@
 
 An edge carries frames when both its ends call it established; it costs the larger of the two
 published round trips plus a toll per hop, which keeps paths from wandering over differences of
-microseconds. Equal costs are decided by fewer hops, then by name, so there is no tie.
+microseconds. Equal costs are decided by fewer hops, then by name, so there is no tie. Who has an
+edge to the destination uses it unless the shortest path is clearly better: each hop either ends
+there or leaves a lower cost, so nothing goes round.
 Source: E. W. Dijkstra, 1959; one run per root.
 
 Inside, peers are numbers in the order of their names: to compare numbers is to compare names.
@@ -21,9 +23,16 @@ HOP_TOLL_US = 200
 """Microseconds every hop adds to a path: what a relay costs on an idle machine."""
 
 
+DIRECT_RATIO_PERCENT = 150
+DIRECT_SLACK_US = 2_000
+"""A relayed path is clearly better when the edge costs more than this share of it and this much on
+top: a relay costs its processor and everybody's bandwidth, and more can go wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """``mtu``: the smallest datagram payload proven on any hop, 0 when one is unknown."""
+    """``mtu``: the smallest datagram payload proven on any hop in this direction, 0 when one is
+    unknown."""
 
     next_hop: PeerName
     hops: int
@@ -32,7 +41,7 @@ class Route:
 
 
 Graph = list[list[tuple[int, int, int]]]
-"""(neighbour, cost, mtu) of each peer; symmetric."""
+"""(neighbour, cost, mtu towards it) of each peer; neighbours and costs are symmetric."""
 
 
 @dataclass(slots=True)
@@ -72,17 +81,9 @@ def compute(records: Mapping[PeerName, Record], us: PeerName) -> Routes:
     root = numbers[us]
     tree = _tree(data, root)
     unicast: dict[PeerName, Route] = {}
-    # In order of settling, so that a peer's parent is done before it.
+    edges = _Edges(data)
     for peer in tree.order[1:]:
-        parent = tree.parents[peer]
-        mtu = next(mtu for other, _, mtu in data[peer] if other == parent)
-        if parent == root:
-            unicast[names[peer]] = Route(names[peer], 1, tree.costs[peer], mtu)
-        else:
-            before = unicast[names[parent]]
-            unicast[names[peer]] = Route(
-                before.next_hop, tree.hops[peer], tree.costs[peer], min(before.mtu, mtu)
-            )
+        unicast[names[peer]] = _route(tree, edges, names, peer)
     if control is not data:
         tree = _tree(control, root)
     next_hops: dict[PeerName, PeerName] = {}
@@ -90,6 +91,44 @@ def compute(records: Mapping[PeerName, Record], us: PeerName) -> Routes:
         parent = tree.parents[peer]
         next_hops[names[peer]] = names[peer] if parent == root else next_hops[names[parent]]
     return Routes(us, unicast, next_hops, names, numbers, data)
+
+
+class _Edges:
+    """(cost, mtu) of an edge by its ends; the edges of a peer are indexed when one is wanted."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._of: dict[int, dict[int, tuple[int, int]]] = {}
+
+    def get(self, peer: int, other: int) -> tuple[int, int] | None:
+        edges = self._of.get(peer)
+        if edges is None:
+            edges = self._of[peer] = {to: (cost, mtu) for to, cost, mtu in self._graph[peer]}
+        return edges.get(other)
+
+
+def _route(tree: _Tree, edges: _Edges, names: list[PeerName], peer: int) -> Route:
+    """Along the shortest path until a hop has an edge to the destination that is good enough."""
+    path = [peer]
+    while (parent := tree.parents[path[-1]]) != -1:
+        path.append(parent)
+    path.reverse()
+    mtu, total = 1 << 16, tree.costs[peer]
+    for hop, here in enumerate(path):
+        edge = edges.get(here, peer)
+        left = total - tree.costs[here]
+        if edge is not None and is_good_enough(edge[0], left):
+            next_hop = peer if hop == 0 else path[1]
+            return Route(names[next_hop], hop + 1, tree.costs[here] + edge[0], min(mtu, edge[1]))
+        onward = edges.get(here, path[hop + 1])
+        assert onward is not None
+        mtu = min(mtu, onward[1])
+    raise AssertionError("the last edge of a path is as good as the path's end")
+
+
+def is_good_enough(direct_us: int, relayed_us: int) -> bool:
+    """Whether an edge to the destination is used although the rest of a path costs this."""
+    return 100 * direct_us <= DIRECT_RATIO_PERCENT * relayed_us + 100 * DIRECT_SLACK_US
 
 
 def _graphs(records: list[Record], numbers: dict[PeerName, int]) -> tuple[Graph, Graph]:
@@ -104,9 +143,8 @@ def _graphs(records: list[Record], numbers: dict[PeerName, int]) -> tuple[Graph,
             if high <= low or (back := sides[high].get(name)) is None:
                 continue
             cost = max(edge.cost_us, back.cost_us) + HOP_TOLL_US
-            mtu = min(edge.mtu, back.mtu)
-            of_low.append((high, cost, mtu))
-            control[high].append((low, cost, mtu))
+            of_low.append((high, cost, edge.mtu))
+            control[high].append((low, cost, back.mtu))
             if not (edge.established and back.established):
                 silent.update(((low, high), (high, low)))
     if not silent:

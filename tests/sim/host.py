@@ -65,6 +65,7 @@ class SimHost:
         self.alive = False
         self.received: list[tuple[PeerName, bytes]] = []
         self.events: list[RouterEvent] = []
+        self.device_mtu = 1 << 16
         self._on_event = on_event
 
     # ---- life
@@ -117,6 +118,7 @@ class SimHost:
             lambda src, frame: self.received.append((src, frame)),
             self.clock.now,
         )
+        worker.device_mtu = self.device_mtu
         self.network.attach(
             f"{self.address}/{SLEEVE_PORT}", lambda src, data: worker.receive(_endpoint(src), data)
         )

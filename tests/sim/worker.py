@@ -18,6 +18,8 @@ from mesh.wire import worker as w
 HOPS = 16
 _HEAD = Struct("!BBHHH")  # kind, hops, src, dst, epoch
 DATA, PROBE, REPLY = 1, 3, 4
+IP_UDP = 28
+"""Sizes and segments are of UDP payload; the underlay's MTU is of IPv4 packets."""
 
 
 @dataclass
@@ -39,6 +41,10 @@ class SimWorker:
         now: Callable[[], Instant],
     ) -> None:
         self._send, self._say, self._deliver, self._now = send, say, deliver, now
+        self.device_mtu = 1 << 16
+        """Of our own device: the kernel says when a datagram is larger."""
+        self._sent: dict[ShortID, int] = {}
+        self._relayed = 0
         self._us: w.Configure | None = None
         self._peers: dict[ShortID, SimPeer] = {}
         self._neighbours: dict[ShortID, w.SetNeighbour] = {}
@@ -88,6 +94,9 @@ class SimWorker:
                     self._peers[short_id].tx.pop(epoch, None)
             case w.Probe(short_id, nonce, size):
                 self._probe(short_id, nonce, size)
+            case w.GetCounters():
+                sent = tuple((peer, octets, 0) for peer, octets in self._sent.items())
+                self._say(w.Counters(0, 0, 0, 0, self._relayed, (), sent))
             case _:
                 return
 
@@ -104,6 +113,17 @@ class SimWorker:
         """A frame of a local pod for a pod behind that peer."""
         self._to_peer(short_id, b"U" + frame)
 
+    def fill(self, short_id: ShortID, frame: bytes) -> None:
+        """The same, the datagram as large as the path is believed to carry."""
+        route = self._routes.get(short_id)
+        via = None if route is None else self._neighbours.get(route.next_hop)
+        room = 0
+        if route is not None and via is not None:
+            direct = route.next_hop == short_id
+            room = via.segment if direct else min(route.segment, via.segment)
+        head = _HEAD.size + 8 + 1 - IP_UDP
+        self._to_peer(short_id, b"U" + frame.ljust(room - head, b"\0"))
+
     def broadcast(self, frame: bytes) -> None:
         """A group-addressed frame of a local pod: along our own tree."""
         assert self._us is not None
@@ -113,9 +133,8 @@ class SimWorker:
             self._to_peer(child, envelope + bytes((HOPS,)) + frame)
 
     def _to_peer(self, dst: ShortID, plain: bytes) -> None:
-        assert self._us is not None
         peer = self._peers.get(dst)
-        if peer is None or dst not in self._routes:
+        if self._us is None or peer is None or dst not in self._routes:
             self._drop("no-route")
             return
         epoch, tag = 0, b"plain---"
@@ -126,6 +145,7 @@ class SimWorker:
             epoch = peer.active
             tag = hmac.digest(peer.tx[epoch], plain, "sha256")[:8]
         head = _HEAD.pack(DATA, HOPS, self._us.short_id, dst, epoch)
+        self._sent[dst] = self._sent.get(dst, 0) + len(plain)
         self._forward(dst, head + tag + plain)
 
     def _forward(self, dst: ShortID, datagram: bytes) -> None:
@@ -134,7 +154,14 @@ class SimWorker:
         if via is None:
             self._drop("no-route")
             return
-        self._send(via.endpoint, datagram)
+        assert route is not None
+        self._out(route.next_hop, via.endpoint, datagram)
+
+    def _out(self, hop: ShortID, endpoint: Endpoint, datagram: bytes) -> None:
+        if len(datagram) > self.device_mtu:
+            self._say(w.TooBig(hop, len(datagram) - IP_UDP))
+        else:
+            self._send(endpoint, datagram)
 
     # ---- datagrams in
 
@@ -148,6 +175,7 @@ class SimWorker:
             if hops <= 1:
                 self._drop("hop-limit")
             else:
+                self._relayed += 1
                 self._forward(dst, datagram[:1] + bytes((hops - 1,)) + datagram[2:])
         else:
             self._open(ShortID(src), epoch, datagram[_HEAD.size :])
@@ -190,8 +218,7 @@ class SimWorker:
         self._probes[nonce] = (size, self._now())
         head = _HEAD.pack(PROBE, 1, self._us.short_id, short_id, 0)
         body = head + nonce.to_bytes(8, "big") + size.to_bytes(2, "big")
-        # Sizes are of UDP payload; the underlay's MTU is of IPv4 packets.
-        self._send(via.endpoint, body.ljust(size + 28, b"\0"))
+        self._out(short_id, via.endpoint, body.ljust(size + IP_UDP, b"\0"))
 
     def _receive_probe(self, kind: int, src: ShortID, data: bytes, source: Endpoint) -> None:
         nonce, size = int.from_bytes(data[8:16], "big"), int.from_bytes(data[16:18], "big")

@@ -6,18 +6,14 @@ from collections.abc import Callable
 from random import Random
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from mesh.clock import Instant
 from mesh.effects import Arm, Notify
 from mesh.link.linkprobe import (
-    BASE,
     BEAT_SIZE,
     DOWN_AFTER,
-    FULL_INTERVAL,
-    LADDER,
-    SEARCH_AGAIN,
-    SIZE_TRIES,
     LinkDown,
     LinkEffect,
     LinkProbe,
@@ -25,7 +21,18 @@ from mesh.link.linkprobe import (
     Measured,
     SegmentChanged,
     SendProbe,
+    SteadyChanged,
 )
+from mesh.link.pathmtu import (
+    BASE,
+    BUSY_INTERVAL,
+    FLOOR,
+    GROWTH_INTERVAL,
+    LADDER,
+    REST_INTERVAL,
+    STEP,
+)
+from mesh.link.steadiness import TRIAL_FIRST, TRIAL_MAX
 
 RTT = 0.01
 
@@ -40,15 +47,20 @@ class Path:
         self.events: list[object] = []
         self.sizes: list[int] = []
         self.sent_at: list[float] = []
+        self.busy = False
+        self.delay: Callable[[], float] = lambda: RTT
+        self._busy_at = Instant(0.0)
         self._deadline: Instant | None = None
-        self._replies: list[tuple[Instant, int, int]] = []
+        self._replies: list[tuple[Instant, int, int, float]] = []
         self._perform(self.probe.start(self.now))
 
     def run(self, seconds: float) -> None:
         """Let so many seconds pass."""
         end = Instant(self.now + seconds)
         for _ in range(100_000):
-            wishes = [at for at, _, _ in self._replies]
+            wishes = [at for at, _, _, _ in self._replies]
+            if self.busy:
+                wishes.append(self._busy_at)
             if self._deadline is not None:
                 wishes.append(self._deadline)
             if not wishes or min(wishes) > end:
@@ -57,8 +69,11 @@ class Path:
             self.now = Instant(max(self.now, min(wishes)))
             due = [r for r in self._replies if r[0] <= self.now]
             self._replies = [r for r in self._replies if r[0] > self.now]
-            for _, nonce, size in due:
-                self._perform(self.probe.replied(nonce, size, RTT, self.now))
+            for _, nonce, size, rtt in due:
+                self._perform(self.probe.replied(nonce, size, rtt, self.now))
+            if self.busy and self._busy_at <= self.now:
+                self._busy_at = Instant(self.now + 1.0)
+                self._perform(self.probe.traffic(self.now))
             if self._deadline is not None and self._deadline <= self.now:
                 self._perform(self.probe.handle_timer(self.now))
         raise AssertionError("the probe spins")
@@ -73,11 +88,24 @@ class Path:
                     self.sizes.append(size)
                     self.sent_at.append(self.now)
                     if self.fits(size):
-                        self._replies.append((Instant(self.now + RTT), nonce, size))
+                        rtt = self.delay()
+                        self._replies.append((Instant(self.now + rtt), nonce, size, rtt))
                 case Arm(deadline):
                     self._deadline = deadline
                 case Notify(event):
                     self.events.append(event)
+
+    def begin_traffic(self) -> None:
+        """The counters are looked at once a second, from some moment on."""
+        self.busy, self._busy_at = True, Instant(self.now + 0.7)
+
+    def until(self, so: Callable[[], bool], within: float) -> float:
+        """Seconds until it is so."""
+        began = self.now
+        while not so():
+            assert self.now - began < within, self.events[-5:]
+            self.run(0.05)
+        return self.now - began
 
     def happened(self, kind: type) -> list[object]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -91,7 +119,9 @@ def test_a_path_comes_up_with_its_first_answer_and_goes_down_when_silent() -> No
     assert path.happened(LinkDown) == []
     path.fits = lambda _: False
     path.run(DOWN_AFTER + 0.1)
-    assert path.happened(LinkDown) == [LinkDown("probes-unanswered")]
+    (down,) = path.happened(LinkDown)
+    assert isinstance(down, LinkDown)
+    assert (down.reason, round(down.silence, 1)) == ("probes-unanswered", DOWN_AFTER)
     assert not path.probe.up
     path.fits = lambda _: True
     path.run(1.2)
@@ -114,7 +144,7 @@ def test_the_round_trip_is_told() -> None:
     assert all(abs(event.rtt - RTT) < 1e-9 for event in told)  # type: ignore[attr-defined]  # filtered
 
 
-@given(st.one_of(st.sampled_from(LADDER), st.integers(BASE, 9000)))
+@given(st.one_of(st.sampled_from(LADDER), st.integers(FLOOR, 9000)))
 @settings(max_examples=60)
 def test_the_search_finds_what_fits(largest: int) -> None:
     """Within 8 octets, in seconds, and never announces what was not answered."""
@@ -123,7 +153,8 @@ def test_the_search_finds_what_fits(largest: int) -> None:
     found = path.probe.segment
     assert found <= largest
     assert largest - found <= 8 or (largest > LADDER[-1] and found == LADDER[-1])
-    assert all(e.segment <= largest for e in path.happened(SegmentChanged))  # type: ignore[attr-defined]  # filtered
+    answered = [e for e in path.happened(SegmentChanged) if e.segment not in (BASE, FLOOR)]  # type: ignore[attr-defined]  # filtered
+    assert all(e.segment <= largest for e in answered)  # type: ignore[attr-defined]  # filtered
 
 
 def test_sizes_that_paths_have_are_found_at_once() -> None:
@@ -142,31 +173,134 @@ def test_the_kernels_word_ends_the_search_sooner() -> None:
     assert max(path.sizes) <= 8952
 
 
-def test_a_path_that_shrinks_is_noticed_and_one_that_grows_is_too() -> None:
-    """A black hole takes the segment back; more is asked for again ten minutes later."""
-    path = Path(lambda size: size <= 1472)
+real_sizes = st.sampled_from([600, 1000, 1232, 1300, 1372, 1452, 1472, 4000, 8952, 8972])
+
+
+@given(real_sizes, real_sizes, st.integers(0, 1 << 32), st.floats(0, 60))
+@settings(max_examples=60)
+def test_a_path_that_shrinks_under_traffic_is_noticed_within_3_s(
+    one: int, other: int, seed: int, rest: float
+) -> None:
+    """Nothing but silence is the hint, and no moment is a worse one than another."""
+    large, small = max(one, other), min(one, other)
+    path = Path(lambda size: size <= large, seed)
+    path.run(20 + rest)
+    assert large - path.probe.segment < STEP
+    path.begin_traffic()
+    path.run(2)
+    path.fits = lambda size: size <= small
+    path.until(lambda: path.probe.segment <= small, 3.0)
     path.run(10)
-    path.fits = lambda size: size <= 1372
-    path.run(20)
-    assert path.probe.segment == 1372
+    assert small - path.probe.segment < STEP
     assert path.happened(LinkDown) == []
-    path.fits = lambda size: size <= 8972
-    path.run(SEARCH_AGAIN - 60)
-    assert path.probe.segment == 1372
-    path.run(120)
-    assert path.probe.segment == 8972
 
 
-def test_full_sizes_are_rare_at_rest_and_black_holes_found_all_the_same() -> None:
+@given(real_sizes, real_sizes, st.integers(0, 1 << 32), st.floats(0, 60))
+@settings(max_examples=60)
+def test_a_path_that_grows_is_noticed_within_60_s(
+    one: int, other: int, seed: int, rest: float
+) -> None:
+    large, small = max(one, other), min(one, other)
+    path = Path(lambda size: size <= small, seed)
+    path.run(20 + rest)
+    path.fits = lambda size: size <= large
+    path.until(lambda: large - path.probe.segment < STEP, 60.0)
+
+
+def test_a_path_that_shrinks_at_rest_is_noticed_when_traffic_comes() -> None:
+    path = Path(lambda size: size <= 1472)
+    path.run(30)
+    path.fits = lambda size: size <= 1372
+    path.begin_traffic()
+    path.until(lambda: path.probe.segment <= 1372, 3.0)
+
+
+def test_and_without_any_traffic_too() -> None:
+    path = Path(lambda size: size <= 1472)
+    path.run(30)
+    path.fits = lambda size: size <= 1372
+    path.until(lambda: path.probe.segment <= 1372, REST_INTERVAL + 2)
+
+
+def test_a_path_at_rest_costs_little() -> None:
+    """Less than one full datagram in six seconds, a small one a second; one a second when busy."""
     path = Path(lambda size: size <= 1472)
     path.run(10)
     path.sizes.clear()
+    path.run(600)
+    assert 55 <= path.sizes.count(1472) <= 600 / REST_INTERVAL + 1
+    assert path.sizes.count(1472 + STEP) <= 600 / GROWTH_INTERVAL + 1
+    assert sum(path.sizes) / 600 < 1472 / 5 + BEAT_SIZE, "octets a second"
+    path.begin_traffic()
+    path.sizes.clear()
     path.run(60)
-    assert 8 <= path.sizes.count(1472) <= 12
-    assert 50 <= path.sizes.count(BEAT_SIZE) <= 70
-    path.fits = lambda size: size <= 1300
-    path.run(FULL_INTERVAL + (SIZE_TRIES + 1) * 1.1)
-    assert path.probe.segment < 1300
+    assert path.sizes.count(1472) <= 60 / BUSY_INTERVAL + 1
+
+
+def test_datagrams_that_small_ones_pass_and_useful_ones_do_not_end_the_path() -> None:
+    """Smaller segments first; a path that carries none of use is down, and says why."""
+    path = Path(lambda size: size <= 1472)
+    path.run(5)
+    path.fits = lambda size: size <= FLOOR
+    path.begin_traffic()
+    path.until(lambda: path.probe.segment == FLOOR, 5.0)
+    path.run(5)
+    assert path.happened(LinkDown) == []
+    path.fits = lambda size: size < FLOOR
+    path.run(6)
+    (down,) = path.happened(LinkDown)
+    assert isinstance(down, LinkDown)
+    assert down.reason == "big-datagrams-lost"
+    path.run(30)
+    assert not path.probe.up
+    assert len(path.happened(LinkUp)) == 1
+    path.fits = lambda size: size <= 1472
+    path.run(5)
+    assert (path.probe.up, path.probe.segment) == (True, 1472)
+
+
+def test_a_path_that_was_down_is_used_again_after_a_trial() -> None:
+    """Longer for each fall that is remembered, and never so long that 60 s would not do."""
+    path = Path(lambda _: True)
+    path.run(5)
+    assert path.probe.steady
+    trials: list[float] = []
+    for _ in range(5):
+        path.fits = lambda _: False
+        path.run(5)
+        assert not path.probe.steady
+        path.fits = lambda _: True
+        path.until(lambda: path.probe.up, 1.5)
+        trials.append(path.until(lambda: path.probe.steady, 1.2 * TRIAL_MAX))
+    assert [round(t / TRIAL_FIRST) for t in trials[:3]] == [1, 2, 4]
+    assert 0.8 * TRIAL_FIRST <= trials[0] <= 1.2 * TRIAL_FIRST
+    assert trials[-1] >= 0.8 * TRIAL_MAX
+
+
+def test_a_path_that_loses_much_is_unsteady_and_one_that_loses_some_is_not() -> None:
+    rng = Random(3)
+    path = Path(lambda _: rng.random() >= 0.5)
+    path.run(120)
+    assert not path.probe.steady
+    assert 0.3 < path.probe.loss <= 1
+    path = Path(lambda _: rng.random() >= 0.1)
+    path.run(600)
+    assert path.happened(SteadyChanged) == []
+    assert 0.04 < path.probe.loss < 0.2
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("per_cent", [2, 5, 10, 20, 25, 30, 40, 50, 60])
+def test_one_kind_of_weather_does_not_swing_a_path(per_cent: int, seed: int) -> None:
+    """Steady loss and jitter for ten minutes: trusted or not, but not now this and now that."""
+    rng = Random(seed)
+    path = Path(lambda _: rng.random() * 100 >= per_cent, seed)
+    path.delay = lambda: rng.uniform(0.001, 0.2)
+    path.run(60)
+    path.events.clear()
+    path.run(600)
+    changes = path.happened(SteadyChanged)
+    assert len(changes) <= 1
 
 
 def test_the_kernels_word_shrinks_a_path_at_once() -> None:
@@ -175,7 +309,7 @@ def test_the_kernels_word_shrinks_a_path_at_once() -> None:
     path.fits = lambda size: size <= 1272
     path.too_big(1472)
     assert path.happened(SegmentChanged)[-1] == SegmentChanged(BASE)
-    path.run(3)
+    path.run(4)
     assert 1264 <= path.probe.segment <= 1272
 
 
@@ -204,7 +338,7 @@ def test_a_late_timer_is_not_a_silent_path() -> None:
     assert path.happened(LinkDown) == []
     path.fits = lambda _: False
     path.run(DOWN_AFTER + 1.5)
-    assert path.happened(LinkDown) == [LinkDown("probes-unanswered")]
+    assert len(path.happened(LinkDown)) == 1
 
 
 @given(st.integers(0, 1 << 32), st.integers(0, 30))

@@ -5,18 +5,21 @@ from __future__ import annotations
 from time import process_time
 
 from mesh.names import PeerName
-from mesh.topology.routes import HOP_TOLL_US, Route, compute
+from mesh.topology.routes import DIRECT_RATIO_PERCENT, DIRECT_SLACK_US, HOP_TOLL_US, Route, compute
 from tests.sim.views import Wire, name, numbers_by_name, view
 
 
 def test_a_chain() -> None:
-    """protocol.md 8.1, 8.2: costs of both directions' maximum, a toll a hop, the least mtu."""
+    """protocol.md 8.1, 8.2: costs of both directions' maximum, a toll a hop, the least mtu
+    of this direction."""
     wires = [Wire(1, 2, (100, 300), mtus=(1400, 1300)), Wire(2, 3, (50, 20), mtus=(1350, 1380))]
     routes = compute(view([1, 2, 3], wires), name(1))
     assert routes.unicast == {
-        name(2): Route(name(2), 1, 300 + HOP_TOLL_US, 1300),
-        name(3): Route(name(2), 2, 350 + 2 * HOP_TOLL_US, 1300),
+        name(2): Route(name(2), 1, 300 + HOP_TOLL_US, 1400),
+        name(3): Route(name(2), 2, 350 + 2 * HOP_TOLL_US, 1350),
     }
+    back = compute(view([1, 2, 3], wires), name(3)).unicast
+    assert back[name(1)] == Route(name(2), 2, 350 + 2 * HOP_TOLL_US, 1300)
     assert routes.control_unicast == {name(2): name(2), name(3): name(2)}
     assert routes.broadcast(name(1)) == (name(2),)
     assert routes.broadcast(name(3)) == ()
@@ -27,6 +30,28 @@ def test_a_cheap_way_round_beats_a_dear_direct_edge() -> None:
     wires = [Wire(1, 3, (9000, 9000)), Wire(1, 2), Wire(2, 3)]
     routes = compute(view([1, 2, 3], wires), name(1))
     assert routes.unicast[name(3)] == Route(name(2), 2, 2 * (1000 + HOP_TOLL_US), 1400)
+
+
+def test_an_edge_is_used_unless_the_way_round_is_clearly_better() -> None:
+    """protocol.md 8.2: half as dear again and two milliseconds are the least that is clear."""
+    round_ = 2 * (10_000 + HOP_TOLL_US)
+    limit = round_ * DIRECT_RATIO_PERCENT // 100 + DIRECT_SLACK_US - HOP_TOLL_US
+    for cost, hop in ((limit, 3), (limit + 1, 2)):
+        wires = [Wire(1, 3, (cost, 1)), Wire(1, 2, (10_000, 1)), Wire(2, 3, (10_000, 1))]
+        routes = compute(view([1, 2, 3], wires), name(1))
+        assert routes.unicast[name(3)].next_hop == name(hop)
+
+
+def test_a_relay_may_go_straight_where_the_shortest_path_would_not() -> None:
+    """protocol.md 8.2: what the sender computes is what the relays do."""
+    wires = [
+        Wire(1, 2, (1000, 1), mtus=(1300, 1400)),
+        Wire(2, 3, (1000, 1)),
+        Wire(3, 4, (1000, 1), mtus=(1250, 1400)),
+        Wire(2, 4, (4000, 1), mtus=(1500, 1400)),
+    ]
+    routes = compute(view([1, 2, 3, 4], wires), name(1))
+    assert routes.unicast[name(4)] == Route(name(2), 2, 5000 + 2 * HOP_TOLL_US, 1300)
 
 
 def test_fewer_hops_decide_equal_costs() -> None:

@@ -169,7 +169,7 @@ def _status(args: argparse.Namespace, client: Client) -> int:
         "connections": s.connections_text,
         "targets": s.targets_text,
         "ipam": s.ipam_text,
-        "links": s.links_text,
+        "links": s.links_page,
         "routes": s.routes_text,
         "channels": s.channels_text,
     }

@@ -37,6 +37,7 @@ from mesh.router.events import (
     ConnectionDown,
     ConnectionUp,
     LinkChanged,
+    PathChanged,
     PeerGone,
     PeersChanged,
     Quarantined,
@@ -45,7 +46,7 @@ from mesh.router.events import (
 )
 from mesh.router.hub import RouterConfig
 from mesh.router.router import Router
-from mesh.wire.worker import GetCounters, ToWorker
+from mesh.wire.worker import ToWorker
 from weaver import __version__
 from weaver.config import Config
 from weaver.daemon.attach import Attacher, Attachment, AttachmentStore
@@ -56,7 +57,6 @@ from weaver.daemon.state import StateDir
 
 log = logging.getLogger(__name__)
 
-COUNTERS_INTERVAL = 2.0
 HANDOVER_TIMEOUT = 10.0
 
 
@@ -123,7 +123,6 @@ class Daemon:
         await self.attacher.reconcile()
         if config.seed and not self.ipam.allocator.ring.is_seeded:
             await self.ipam.seed(())
-        self._supervisor.spawn(self._watch_counters(), "worker counters")
         watch = self.devices.watch(self.attacher.ports, self.attacher.put_back)
         self._supervisor.spawn(watch, "devices")
         self.ready = True
@@ -254,6 +253,9 @@ class Daemon:
                 self._note(phrase, peer=peer, remote=remote, reason=reason, by_peer=by_peer)
             case LinkChanged(peer, up, reason):
                 self._note("link up" if up else "link down", peer=peer, reason=reason)
+            case PathChanged(peer, path, next_hop, reason):
+                via = None if next_hop in (None, peer) else next_hop
+                self._note("path changed", peer=peer, path=path, via=via, reason=reason)
             case Quarantined(channel, key, reason, source):
                 if channel in (RING, ELECTION):
                     self.ipam.channel_changed(channel)
@@ -284,11 +286,6 @@ class Daemon:
     def background(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Run something beside everything else; its failure is logged."""
         self._supervisor.spawn(work, name)
-
-    async def _watch_counters(self) -> None:
-        while True:
-            await asyncio.sleep(COUNTERS_INTERVAL)
-            self.worker.send(GetCounters())
 
 
 def _plain(value: object) -> object:
