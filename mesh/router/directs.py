@@ -107,12 +107,13 @@ class Directs:
             self._let_go(peer, direct, "connection-lost")
 
     @property
-    def orphans(self) -> set[PeerName]:
-        return {peer for peer, direct in self.by_peer.items() if direct.is_orphan}
+    def up(self) -> set[PeerName]:
+        return {peer for peer, direct in self.by_peer.items() if direct.up}
 
     def keep_orphans(self, of: Collection[PeerName]) -> None:
         """Let those go that nobody knows any more."""
-        for peer in self.orphans - set(of):
+        orphans = {peer for peer, direct in self.by_peer.items() if direct.is_orphan}
+        for peer in orphans - set(of):
             self._let_go(peer, self.by_peer[peer], "connection-lost")
 
     # ---- the worker

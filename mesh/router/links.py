@@ -104,7 +104,8 @@ class Links:
         """Bring keys, probes and the worker in line with this view of the mesh."""
         hub = self._hub
         self._directs.keep_orphans(records.keys())
-        self._reachable = reachable | self._directs.orphans
+        # An answered path reaches its peer, whatever the mesh has not heard of it yet.
+        self._reachable = reachable | (self._directs.up & records.keys())
         own = records.get(hub.us)
         self._ids = {
             name: record.short_id
@@ -193,7 +194,7 @@ class Links:
         for name, short_id in ids.items():
             children = tuple(ids[c] for c in routes.broadcast(name) if c in ids)
             if name == us:
-                alone = [p for p in self._directs.orphans if p not in routes.unicast]
+                alone = [p for p in self._directs.up if p not in routes.unicast]
                 children += tuple(ids[p] for p in sorted(alone) if p in ids)
             if children:
                 told.trees[short_id] = children
@@ -213,7 +214,8 @@ class Links:
     def _chosen(self, peer: PeerName, routes: Routes) -> tuple[Path, PeerName | None]:
         """The way to a peer: the mesh's, or our own direct one that only we know of."""
         route, direct = routes.unicast.get(peer), self.direct.get(peer)
-        if direct is not None and direct.is_orphan and (direct.steady or route is None):
+        lone = direct is not None and direct.up and route is None
+        if lone or (direct is not None and direct.is_orphan and direct.steady):
             return Path.DIRECT, peer
         if route is None:
             return Path.DOWN, None

@@ -322,7 +322,7 @@ def _targets(router: Router, now: Instant) -> tuple[TargetStatus, ...]:
 def _links(router: Router, now: Instant) -> tuple[LinkStatus, ...]:
     links, records = router.links, router.topology.records
     rows = []
-    for name in sorted(router.reachable | {p for p, d in links.direct.items() if d.is_orphan}):
+    for name in sorted(router.reachable | {p for p, d in links.direct.items() if d.up}):
         if name not in records:
             continue
         direct, pair = links.direct.get(name), links.pairs.get(name)
@@ -330,7 +330,7 @@ def _links(router: Router, now: Instant) -> tuple[LinkStatus, ...]:
         choice = links.choice(name, records, router.routes)
         made = links.choices.made(name)
         probe = direct.probe if direct is not None and direct.running else None
-        lone = choice.path is Path.DIRECT and direct is not None and direct.is_orphan
+        lone = choice.path is Path.DIRECT and (route is None or route.next_hop != name)
         rows.append(
             LinkStatus(
                 peer=str(name),

@@ -1,4 +1,7 @@
-"""``python -m tests.sim --seeds 1-200``: many meshes, one closing line, exit 1 on any failure."""
+"""``python -m tests.sim --seeds 1-200``: many meshes, one closing line, exit 1 on any failure.
+
+Every seed runs two stories: that of a whole mesh with addresses, and that of data paths.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import mesh.connection.handshake
 import mesh.router.unicast
 import mesh.topology.record
 from mesh.crypto.identity import verify
+from tests.sim import paths
 from tests.sim.mesh import story
 
 
@@ -30,6 +34,7 @@ def one(job: tuple[int, int]) -> tuple[int, int, str, str]:
     seed, peers = job
     try:
         mesh = story(seed, peers)
+        paths.story(seed)
     except Exception:
         return seed, 0, "", traceback.format_exc(limit=-6)
     return seed, mesh.operations, mesh.digest(), ""
