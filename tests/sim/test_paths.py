@@ -146,10 +146,10 @@ def traffic_is_not_seen(patch: pytest.MonkeyPatch) -> None:
 
 def never_grows(patch: pytest.MonkeyPatch) -> None:
     """Search: nothing above the segment is tried again."""
-    patch.setattr(PathMtu, "_ask_for_more", lambda _self, _now: 0)
+    patch.setattr(pathmtu, "GROWTH_INTERVAL", 1e6)
 
 
-def least_of_both_directions(patch: pytest.MonkeyPatch) -> None:
+def wider_of_both_directions(patch: pytest.MonkeyPatch) -> None:
     """Segment: a route is as wide as the wider of two directions."""
     graphs = routes._graphs
 
@@ -220,7 +220,7 @@ def the_connection_is_the_path(patch: pytest.MonkeyPatch) -> None:
         never_confirms,
         traffic_is_not_seen,
         never_grows,
-        least_of_both_directions,
+        wider_of_both_directions,
         big_datagrams_are_the_path,
         no_hysteresis,
         patient,
