@@ -259,6 +259,21 @@ def test_datagrams_that_small_ones_pass_and_useful_ones_do_not_end_the_path() ->
     assert (path.probe.up, path.probe.segment) == (True, 1472)
 
 
+def test_silence_is_no_black_hole() -> None:
+    """A path that carries nothing is down for that reason, and its size is as good as before."""
+    path = Path(lambda size: size <= FLOOR)
+    path.run(20)
+    path.begin_traffic()
+    path.run(3)
+    path.events.clear()
+    path.fits = lambda _: False
+    path.run(5)
+    (down,) = path.happened(LinkDown)
+    assert isinstance(down, LinkDown)
+    assert down.reason == "probes-unanswered"
+    assert path.happened(SegmentChanged) == []
+
+
 def test_a_path_that_was_down_is_used_again_after_a_trial() -> None:
     """Longer for each fall that is remembered, and never so long that 60 s would not do."""
     path = Path(lambda _: True)
