@@ -5,6 +5,7 @@ Bounds are read from the history that the daemons keep, in their own time.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from weaver.lab.traffic import ping
 
 pytestmark = pytest.mark.e2e
 FALL_BACK, RETURN = 3.0, 60.0
-PATIENCE = 90.0
+PATIENCE = 120.0
 """Seconds that a test waits for what must be so sooner, on a machine that others use too."""
 
 
@@ -49,7 +50,7 @@ def until(mesh: Lab, name: str, so: Callable[[dict[str, Any]], bool]) -> dict[st
     """What this host shows of its path to the other as soon as it is so."""
     deadline = time.monotonic() + PATIENCE
     while not so(found := link(mesh, name)):
-        assert time.monotonic() < deadline, found
+        assert time.monotonic() < deadline, json.dumps(found)
         time.sleep(0.2)
     return found
 
