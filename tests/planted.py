@@ -272,6 +272,27 @@ BUGS = (
         "tests/unit/test_topology.py tests/properties/test_topology_merge.py",
     ),
     Bug(
+        "what was forgotten is learnt again from whoever still tells it",
+        "mesh/topology/topology.py",
+        "self._forgotten.add(name.octets, self.records[name].stamp)",
+        "pass",
+        "tests/unit/test_topology.py",
+    ),
+    Bug(
+        "a peer that was away and comes back unchanged stays forgotten",
+        "mesh/topology/topology.py",
+        "for name, item in genuine.items() if name in near]",
+        "for name, item in genuine.items() if False]",
+        "tests/unit/test_topology.py",
+    ),
+    Bug(
+        "a connection that was refused after its handshake stays half-open",
+        "mesh/router/neighbours.py",
+        "if stream.target is None and not stream.admitted:",
+        "if stream.target is None and remote is None:",
+        "tests/sim/test_bounds.py",
+    ),
+    Bug(
         "of two that disagree only one learns it",
         "mesh/gossip/engine.py",
         "> item.stamp or (item.key in in_vain and item.key in digest)",

@@ -55,6 +55,8 @@ class Stream:
     outbound: bool
     since: Instant
     remote: Remote | None = None
+    admitted: bool = False
+    """It was let stay, and counts as a connection and no longer as half-open."""
     paused: bool = False
 
 
@@ -247,6 +249,7 @@ class Neighbours:
             self.close(before, reason)
         hub.notify(ConnectionUp(remote.name, remote.nickname, stream.endpoint, stream.outbound))
         reached = Endpoint(stream.endpoint.host, remote.port)
+        stream.admitted = True
         self.perform_maker(self.maker.established(stream.target, remote.name, reached, hub.now))
         self._on_up(remote.name)
 
@@ -286,10 +289,10 @@ class Neighbours:
         where = str(stream.endpoint)
         self.ended.append(Ended(hub.now, name, where, reason, by_peer, stream.outbound, was_up))
         hub.notify(ConnectionDown(name, where, reason, by_peer, was_up))
+        if stream.target is None and not stream.admitted:
+            self.maker.rejected(hub.now)
         if remote is None:
-            if stream.target is None:
-                self.maker.rejected(hub.now)
-            else:
+            if stream.target is not None:
                 self.perform_maker(self.maker.dial_failed(stream.target, reason, hub.now))
             return
         self.perform_maker(self.maker.lost(stream.target, remote.name, reason, hub.now))
