@@ -10,15 +10,17 @@ most ``MAX_PEERS`` records and ``MAX_TOTAL_EDGES`` edges are held, but for our n
                    ^-----------------reachable again-----------'
 
 Quiet records are kept but not gossiped: everybody falls silent about a lost peer before anybody
-forgets it, else those who remember would for ever teach those who forgot.
+forgets it, and what was forgotten is not learnt again (``mesh.topology.forgotten``), else those
+who remember would for ever teach those who forgot.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from mesh.clock import Instant
@@ -26,6 +28,7 @@ from mesh.crypto.identity import Identity
 from mesh.errors import MalformedMessageError, OperatorError
 from mesh.gossip.channel import Item, Merged, Rejected
 from mesh.names import NAME_SIZE, PeerName, PeerUID, ShortID
+from mesh.topology.forgotten import Forgotten, reached
 from mesh.topology.namesakes import Namesakes
 from mesh.topology.record import MAX_EDGES, Edge, Label, Record, is_address
 from mesh.topology.short_id import NONE_FREE, choose
@@ -78,6 +81,7 @@ class Topology:
         self._stamps: dict[bytes, int] = {}
         self._edges = 0
         self._forged: OrderedDict[bytes, None] = OrderedDict()
+        self._forgotten = Forgotten()
         self._unreachable_since: dict[PeerName, Instant] = {}
         self._namesakes = Namesakes()
         self.is_update_due = False
@@ -139,13 +143,43 @@ class Topology:
         """Hold what is newer and genuine. Our own key among the news: we overtook a namesake."""
         news: dict[bytes, None] = {}
         rejected: list[Rejected] = []
-        for item in items:
+        known, forgotten = self._sorted_out(items, source)
+        for item in chain(known, self._returning(forgotten, source)):
             refusal = self._merge_one(item, source, now)
             if refusal == "":
                 news[item.key] = None
             elif refusal is not None:
                 rejected.append(Rejected(item.key, refusal))
         return Merged(tuple(news), tuple(rejected))
+
+    def _sorted_out(self, items: Sequence[Item], source: PeerName) -> tuple[list[Item], list[Item]]:
+        """(what is to be looked at, what was forgotten and is told again)."""
+        known: list[Item] = []
+        forgotten: list[Item] = []
+        for item in items:
+            again = item.key != source.octets and self._forgotten.has(item.key, item.stamp)
+            held = again and PeerName(item.key) in self.records
+            (forgotten if again and not held else known).append(item)
+        return known, forgotten
+
+    def _returning(self, items: list[Item], source: PeerName) -> Iterator[Item]:
+        """Of what was forgotten, those who are reachable now, and what is no genuine record.
+
+        Looks when it is asked for the first: what merges before may lead to these.
+        """
+        if not items:
+            return
+        genuine: dict[PeerName, Item] = {}
+        records = dict(self.records)
+        for item in items:
+            try:
+                record = self._genuine(item)
+            except _RefusedError:
+                yield item  # to be refused
+            else:
+                genuine[record.name], records[record.name] = item, record
+        near = reached(records, (self.us, source))
+        yield from [item for name, item in genuine.items() if name in near]
 
     def _merge_one(self, item: Item, source: PeerName, now: Instant) -> str | None:
         """ "" for news, None for nothing new, else the reason of the refusal."""
@@ -215,6 +249,7 @@ class Topology:
             self._stamps[name.octets] = record.stamp
 
     def _forget(self, name: PeerName) -> None:
+        self._forgotten.add(name.octets, self.records[name].stamp)
         self._edges -= len(self.records.pop(name).edges)
         del self._encoded[name]
         self._stamps.pop(name.octets, None)

@@ -13,7 +13,8 @@ from mesh.errors import OperatorError
 from mesh.gossip.channel import Item
 from mesh.names import Endpoint, PeerUID
 from mesh.topology import topology as module
-from mesh.topology.record import MAX_EDGES
+from mesh.topology.forgotten import MAX_FORGOTTEN, Forgotten
+from mesh.topology.record import MAX_EDGES, Record
 from mesh.topology.topology import MAX_FORGED, Topology
 from tests.sim.views import edge, identity, item, name, record, topology
 
@@ -318,6 +319,78 @@ def test_nobody_is_taught_again_what_it_forgot() -> None:
             here.merge(there.items(lacking), there.us, Instant(time))
         time += 5
     assert set(one.records) == set(other.records) == {name(1), name(2)}
+
+
+def tell(teller: Topology, hearer: Topology, now: float) -> None:
+    """What the one gossips and the other lacks crosses, as after a comparison."""
+    held = hearer.digest()
+    lacking = [k for k, stamp in teller.digest().items() if held.get(k, -1) < stamp]
+    hearer.merge(teller.items(lacking), teller.us, Instant(now))
+
+
+def test_three_who_heard_at_different_times_do_not_teach_each_other_for_ever() -> None:
+    """protocol.md 7.3: what was forgotten MUST NOT be learnt again from who still tells it.
+
+    They were parted when the peer was lost: one forgets it just before the next falls quiet.
+    """
+    views = [topology(n) for n in (1, 2, 3)]
+    others = [[v.us for v in views if v is not view] for view in views]
+    for lost, view in zip((100, 120, 140), views, strict=True):
+        merged(view, item(record(9)))
+        view.collect(others[views.index(view)], Instant(float(lost)))
+        for time in range(lost, 140, 5):
+            view.collect(others[views.index(view)], Instant(float(time)))
+    for time in range(140, 700, 5):
+        for view, beside in zip(views, others, strict=True):
+            view.collect(beside, Instant(float(time)))
+            for hearer in views:
+                tell(view, hearer, time)
+    assert [name(9) in view.records for view in views] == [False] * 3
+
+
+def forgotten(*lost: Record) -> Topology:
+    """A peer that forgot these."""
+    view = topology(1)
+    merged(view, *map(item, lost))
+    for time in (100, 160):
+        view.collect([], Instant(float(time)))
+    assert set(view.records) == {name(1)}
+    return view
+
+
+def test_who_was_forgotten_comes_back_with_whoever_leads_to_it() -> None:
+    """protocol.md 7.3: 3 kept its record while it was away with 2, and 2 has a newer one."""
+    far = record(3, edges=[edge(2)])
+    view = forgotten(record(2, edges=[edge(3)]), far)
+    assert merged(view, item(far)) == ([], [])
+    bridge = record(2, 2, edges=[edge(1), edge(3)])
+    view.update(edges=[edge(2)], now=Instant(170.0))
+    assert merged(view, item(far), item(bridge)) == ([bridge.name.octets, far.name.octets], [])
+
+
+def test_who_was_forgotten_comes_back_by_itself_or_as_another_start() -> None:
+    gone = record(2, 5, uid=7)
+    source, restarted = gone.name, record(2, 1, uid=8)
+    assert merged(forgotten(gone), item(gone)) == ([], [])
+    assert forgotten(gone).merge([item(gone)], source, NOW).news == (source.octets,)
+    assert merged(forgotten(gone), item(restarted)) == ([source.octets], [])
+    assert merged(forgotten(gone), item(record(2, 4, uid=7))) == ([], [])
+    assert merged(forgotten(gone), item(record(2, 6, uid=7))) == ([source.octets], [])
+
+
+def test_a_forgery_of_what_was_forgotten_is_refused_as_any() -> None:
+    gone = record(2)
+    forged = replace(gone, nickname="mine")
+    told = Item(gone.name.octets, gone.stamp, forged.encode())
+    assert merged(forgotten(gone), told) == ([], ["bad-signature"])
+
+
+def test_what_was_forgotten_is_remembered_up_to_a_bound() -> None:
+    memory = Forgotten()
+    for n in range(MAX_FORGOTTEN + 1):
+        memory.add(n.to_bytes(8, "big"), 1)
+    assert not memory.has(bytes(8), 1)
+    assert memory.has(MAX_FORGOTTEN.to_bytes(8, "big"), 1)
 
 
 def test_we_never_forget_ourselves() -> None:
