@@ -6,18 +6,26 @@ Every seed runs two stories: that of a whole mesh with addresses, and that of da
 from __future__ import annotations
 
 import argparse
-import functools
+import gc
 import multiprocessing
 import sys
 import time
 import traceback
+from collections.abc import Iterable
+from typing import NamedTuple
 
-import mesh.connection.handshake
-import mesh.router.unicast
-import mesh.topology.record
-from mesh.crypto.identity import verify
 from tests.sim import paths
 from tests.sim.mesh import story
+from tests.sim.sharing import share
+
+
+class Outcome(NamedTuple):
+    """What became of one seed; ``failure`` is empty when all was well."""
+
+    seed: int
+    operations: int
+    digest: str
+    failure: str
 
 
 def seeds_of(text: str) -> list[int]:
@@ -25,29 +33,43 @@ def seeds_of(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         low, dash, high = part.partition("-")
-        seeds += range(int(low), int(high if dash else low) + 1)
+        some = range(int(low), int(high if dash else low) + 1)
+        if not some:
+            raise ValueError(f"no seeds in {part}")
+        seeds += some
     return seeds
 
 
-def one(job: tuple[int, int]) -> tuple[int, int, str, str]:
-    """(seed, operations, digest, failure)."""
+def one(job: tuple[int, int]) -> Outcome:
     seed, peers = job
     try:
         mesh = story(seed, peers)
         paths.story(seed)
     except Exception:
-        return seed, 0, "", traceback.format_exc(limit=-6)
-    return seed, mesh.operations, mesh.digest(), ""
+        return Outcome(seed, 0, "", traceback.format_exc(limit=-6))
+    finally:
+        gc.collect()
+    return Outcome(seed, mesh.operations, mesh.digest(), "")
 
 
-def share_verification() -> None:
-    """A signature that one peer of a mesh found genuine is genuine for the others too.
-
-    Checking is a function of its arguments alone; done once, a sixth of a run's time is saved.
-    """
-    once = functools.lru_cache(1 << 12)(verify)
-    for module in (mesh.connection.handshake, mesh.router.unicast, mesh.topology.record):
-        vars(module)["verify"] = once
+def report(outcomes: Iterable[Outcome], seeds: int, peers: int) -> int:
+    """Print what went wrong as it comes, then one line; the exit code."""
+    began = time.monotonic()
+    operations, failed = 0, []
+    for outcome in outcomes:
+        operations += outcome.operations
+        if outcome.failure:
+            failed.append(outcome.seed)
+            print(f"seed {outcome.seed} FAILED\n{outcome.failure}", flush=True)
+        elif seeds <= 8:
+            done = f"seed {outcome.seed}: {outcome.operations} operations"
+            print(f"{done}, underlay {outcome.digest[:16]}", flush=True)
+    elapsed = time.monotonic() - began
+    print(
+        f"{seeds} seeds of {peers} peers, {operations} operations,"
+        f" {len(failed)} failures{f' {sorted(failed)}' if failed else ''}, {elapsed:.0f} s"
+    )
+    return 1 if failed else 0
 
 
 def main() -> int:
@@ -56,23 +78,9 @@ def main() -> int:
     parser.add_argument("--peers", type=int, default=12)
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     args = parser.parse_args()
-    began = time.monotonic()
-    operations, failed = 0, []
     jobs = [(seed, args.peers) for seed in args.seeds]
-    with multiprocessing.Pool(args.jobs, share_verification) as pool:
-        for seed, count, digest, failure in pool.imap_unordered(one, jobs):
-            operations += count
-            if failure:
-                failed.append(seed)
-                print(f"seed {seed} FAILED\n{failure}", flush=True)
-            elif len(jobs) <= 8:
-                print(f"seed {seed}: {count} operations, underlay {digest[:16]}", flush=True)
-    elapsed = time.monotonic() - began
-    print(
-        f"{len(jobs)} seeds of {args.peers} peers, {operations} operations,"
-        f" {len(failed)} failures{f' {sorted(failed)}' if failed else ''}, {elapsed:.0f} s"
-    )
-    return 1 if failed else 0
+    with multiprocessing.Pool(args.jobs, share) as pool:
+        return report(pool.imap_unordered(one, jobs), len(jobs), args.peers)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from random import Random
 
 from mesh.clock import Instant
@@ -96,7 +97,7 @@ class SimHost:
         """Run the router that was prepared."""
         assert not self.alive
         self.alive = True
-        self._pipes: dict[int, Pipe] = {}
+        self._pipes: dict[int, tuple[Pipe, int]] = {}
         self._conn = 0
         self._timer: _Entry | None = None
         self._todo: deque[RouterEffect] = deque()
@@ -151,8 +152,8 @@ class SimHost:
     def _perform(self, effect: RouterEffect) -> None:
         match effect:
             case Write(conn, data):
-                if (pipe := self._pipes.get(conn)) is not None:
-                    self.network.write(pipe, self.address, data)
+                if (held := self._pipes.get(conn)) is not None:
+                    self.network.write(*held, data)
             case SendDatagram(endpoint, data):
                 self._send(PROBE_PORT, endpoint, data)
             case TellWorker(message):
@@ -163,8 +164,8 @@ class SimHost:
                 self.events.append(event)
                 self._on_event(self, event)
             case CloseStream(conn):
-                if (pipe := self._pipes.pop(conn, None)) is not None:
-                    self.network.close(pipe, self.address)
+                if (held := self._pipes.pop(conn, None)) is not None:
+                    self.network.close(*held)
             case Dial(target):
                 life = self._life
                 self.network.dial(
@@ -199,10 +200,10 @@ class SimHost:
     def _datagram(self, src: str, data: bytes) -> None:
         self.perform(self.router.receive_datagram(_endpoint(src), data, self.clock.now()))
 
-    def _register(self, pipe: Pipe) -> int:
+    def _register(self, pipe: Pipe, end: int) -> int:
         self._conn += 1
         conn, life = self._conn, self._life
-        self._pipes[conn] = pipe
+        self._pipes[conn] = (pipe, end)
 
         def receive(data: bytes) -> None:
             if life is self._life and conn in self._pipes:
@@ -212,16 +213,16 @@ class SimHost:
             if life is self._life and self._pipes.pop(conn, None) is not None:
                 self.perform(self.router.stream_closed(conn, self.clock.now()))
 
-        pipe.receive[self.address], pipe.closed[self.address] = receive, closed
+        pipe.receive[end], pipe.closed[end] = receive, closed
         return conn
 
     def _accept(self, pipe: Pipe) -> None:
-        conn = self._register(pipe)
-        remote = Endpoint(pipe.other(self.address), 40000)
+        conn = self._register(pipe, 1)
+        remote = Endpoint(pipe.hosts[0], 40000)
         self.perform(self.router.accepted(conn, remote, self.clock.now()))
 
     def _opened(self, pipe: Pipe, target: Target) -> None:
-        conn = self._register(pipe)
+        conn = self._register(pipe, 0)
         remote = Endpoint(target.host, target.port)
         self.perform(self.router.dialled(conn, target, remote, self.clock.now()))
 
@@ -229,6 +230,7 @@ class SimHost:
         self.perform(self.router.dial_failed(target, reason, self.clock.now()))
 
 
+@cache
 def _endpoint(text: str) -> Endpoint:
     host, port = text.split("/")
     return Endpoint(host, int(port))

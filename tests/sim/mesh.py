@@ -6,191 +6,31 @@ ledger watches every address at every moment, not only at the end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
 from random import Random
 
-from ipam.address import Address, AddressRange
-from ipam.allocator import Allocator
-from ipam.effects import (
-    Allocated,
-    AllocationKey,
-    AllocatorEffect,
-    Answer,
-    DropAllocation,
-    Persist,
-    Publish,
-    Refused,
-    SendTo,
-    SetAllocation,
-    SetCluster,
-    SetSlice,
-    SetVote,
-    Stored,
-)
-from ipam.election import CHANNEL as ELECTION
-from ipam.ring import CHANNEL as RING
+from ipam.address import Address
+from ipam.effects import AllocationKey
 from mesh.clock import Instant
-from mesh.connection.maker import Target
-from mesh.effects import Arm
-from mesh.errors import MalformedMessageError
+from mesh.connection.maker import Target, TargetState
 from mesh.names import PeerName
-from mesh.router.events import (
-    ChannelChanged,
-    PeersChanged,
-    Quarantined,
-    RouterEvent,
-    UnicastReceived,
-)
+from mesh.router.events import RouterEvent
 from mesh.wire.cipher import Offer
-from tests.sim.clock import SimClock, _Entry
+from tests.sim.addresses import RANGE, Ledger, MemoryStore, SimIpam
+from tests.sim.clock import SimClock
 from tests.sim.host import PORT, SimHost, ring
+from tests.sim.lies import lie
 from tests.sim.network import SimNetwork, Weather
 from tests.sim.processors import PROCESSORS, cipher_complaint
 
-RANGE = AddressRange.parse("10.32.0.0/27")
-"""Two addresses a peer: most must be asked for."""
-
-
-@dataclass
-class MemoryStore:
-    """What survives a kill: the twin of ``ipam.drivers.store``."""
-
-    cluster: bytes | None = None
-    vote: bytes | None = None
-    slices: dict[Address, bytes] = field(default_factory=dict)
-    allocations: dict[AllocationKey, Address] = field(default_factory=dict)
-
-    def apply(self, effect: Persist) -> None:
-        for change in effect.changes:
-            match change:
-                case SetCluster(cluster):
-                    self.cluster = cluster
-                case SetVote(octets):
-                    self.vote = octets
-                case SetSlice(start, octets):
-                    self.slices[start] = octets
-                case SetAllocation(key, address):
-                    assert address not in self.allocations.values(), "address stored twice"
-                    self.allocations[key] = address
-                case DropAllocation(key):
-                    self.allocations.pop(key, None)
-
-    def stored(self) -> Stored:
-        slices = tuple(octets for _, octets in sorted(self.slices.items()))
-        return Stored(self.cluster, self.vote, slices, dict(self.allocations))
-
-
-class Ledger:
-    """Who holds which address, as far as anybody was ever answered."""
-
-    def __init__(self) -> None:
-        self.holders: dict[Address, tuple[str, AllocationKey]] = {}
-        self.answers = 0
-
-    def answered(self, host: str, key: AllocationKey, address: Address) -> None:
-        self.answers += 1
-        held = self.holders.get(address)
-        assert held in (None, (host, key)), f"{RANGE.text(address)} given twice: {held}, {key}"
-        self.holders[address] = (host, key)
-
-    def freed(self, address: Address) -> None:
-        self.holders.pop(address, None)
-
-
-class SimIpam:
-    """The allocator of one host, wired to its router as the daemon wires it."""
-
-    def __init__(self, host: SimHost, store: MemoryStore, ledger: Ledger, electors: int) -> None:
-        self.host, self.store, self.ledger = host, store, ledger
-        self._requests: dict[int, AllocationKey] = {}
-        self._number = 0
-        self._timer: _Entry | None = None
-        self.refused: list[str] = []
-        self.core = Allocator(
-            host.identity,
-            RANGE,
-            host.rng,
-            entropy_id=host.rng.randbytes(16),
-            electors=electors,
-            stored=store.stored(),
-            rest=5.0,
-        )
-        host.router.register(self.core.ring)
-        host.router.register(self.core.election)
-
-    def allocate(self, key: AllocationKey) -> None:
-        self._number += 1
-        self._requests[self._number] = key
-        self.perform(self.core.allocate(self._number, key, self.host.clock.now()))
-
-    def free(self, key: AllocationKey) -> None:
-        address = self.core.allocations.get(key)
-        self._number += 1
-        self.perform(self.core.free(self._number, key, self.host.clock.now()))
-        if address is not None:
-            self.ledger.freed(address)
-
-    def event(self, event: RouterEvent) -> None:
-        now = self.host.clock.now()
-        match event:
-            case UnicastReceived(src, channel, payload) if channel == RING:
-                try:
-                    self.perform(self.core.receive(src, payload, now))
-                except MalformedMessageError:
-                    self.refused.append("malformed")
-            case ChannelChanged(channel, _) if channel in (RING, ELECTION):
-                self.perform(self.core.channel_changed(channel, now))
-            case Quarantined(channel=channel) if channel in (RING, ELECTION):
-                self.perform(self.core.channel_changed(channel, now))
-            case PeersChanged(reachable):
-                self.perform(self.core.peers(dict.fromkeys(reachable, ""), now))
-            case _:
-                return
-
-    def perform(self, effects: list[AllocatorEffect]) -> None:
-        host = self.host
-        for effect in effects:
-            if not host.alive:
-                return
-            match effect:
-                case Persist():
-                    self.store.apply(effect)
-                case Answer(request, result):
-                    self._answered(request, result)
-                case SendTo(peer, message):
-                    host.perform(host.router.unicast(peer, RING, message, host.clock.now()))
-                case Publish(channel, keys):
-                    host.perform(host.router.publish(channel, keys, host.clock.now()))
-                case Arm(deadline):
-                    self._arm(deadline)
-                case _:
-                    continue
-
-    def stop(self) -> None:
-        self._arm(None)
-
-    def _answered(self, request: int, result: Allocated | Refused) -> None:
-        key = self._requests.pop(request, None)
-        if key is None:
-            return
-        if isinstance(result, Refused):
-            self.refused.append(result.reason)
-        elif result.address is not None:
-            assert self.store.allocations.get(key) == result.address, "answered before durable"
-            self.ledger.answered(self.host.address, key, result.address)
-
-    def _arm(self, deadline: Instant | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None
-        if deadline is not None:
-            clock = self.host.clock
-            self._timer = clock.call_at(max(deadline, clock.now()), self._fire)
-
-    def _fire(self) -> None:
-        self._timer = None
-        if self.host.alive:
-            self.perform(self.core.handle_timer(self.host.clock.now()))
+TROUBLES = (
+    *["allocate"] * 8,
+    *["free", "cut", "cut-one-way", "part", "kill", "start", "worker"] * 2,
+    *["heal", "lie"] * 4,
+    "connect",
+    "forget",
+)
+"""What may happen, as often as it is named."""
 
 
 class SimMesh:
@@ -225,6 +65,8 @@ class SimMesh:
             for n in range(peers)
         ]
         self.ipams: dict[str, SimIpam] = {}
+        self.troubles: Counter[str] = Counter()
+        self.lies: list[str] = []
         self._keys = 0
         self._electors = peers
         self.encrypted = bool(passwords)
@@ -285,32 +127,47 @@ class SimMesh:
         rng, alive = self.rng, self.alive
         host = rng.choice(alive)
         other = rng.choice([h for h in self.hosts if h is not host])
-        match rng.randrange(12):
-            case 0 | 1 | 2 | 3:
+        what = rng.choice(TROUBLES)
+        match what:
+            case "allocate":
                 self.allocate(host)
-            case 4:
+            case "free":
                 keys = sorted(self.ipams[host.address].core.allocations)
                 if keys:
                     self.ipams[host.address].free(rng.choice(keys))
-            case 5:
+            case "cut":
                 self.network.cut(host.address, other.address)
-            case 6:
+            case "cut-one-way":
                 self.network.cut(host.address, other.address, one_way=True)
-            case 7:
+            case "part":
+                self._part()
+            case "heal":
                 self.network.heal()
-            case 8:
-                if len(alive) > len(self.hosts) * 2 // 3:
-                    self.kill(host)
-            case 9:
-                for dead in self.hosts:
-                    if not dead.alive:
-                        self.start(dead)
-                        break
-            case 10:
+            case "kill":
+                if len(alive) <= len(self.hosts) * 2 // 3:
+                    return
+                self.kill(host)
+            case "start":
+                dead = next((host for host in self.hosts if not host.alive), None)
+                if dead is None:
+                    return
+                self.start(dead)
+            case "worker":
                 host.kill_worker()
-            case _:
-                order = host.router.connect if rng.random() < 0.5 else host.router.forget
+            case "lie":
+                self.lies.append(lie(host, self.ipams[host.address].core.ring, rng))
+            case "connect" | "forget":
+                order = getattr(host.router, what)
                 host.perform(order((Target(other.address, PORT),), self.clock.now()))
+            case _:
+                raise AssertionError(what)
+        self.troubles[what] += 1
+
+    def _part(self) -> None:
+        """A partition: some reach each other and nobody else."""
+        mixed = self.rng.sample([host.address for host in self.hosts], len(self.hosts))
+        size = self.rng.randint(1, len(mixed) // 2)
+        self.network.part(mixed[:size], mixed[size:])
 
     def allocate(self, host: SimHost) -> None:
         self._keys += 1
@@ -343,7 +200,7 @@ class SimMesh:
         """What is not as it must be after healing, or None."""
         hosts = self.alive
         names = {host.name for host in hosts}
-        views = [host.router.topology.digest() for host in hosts]
+        views = [_view(host) for host in hosts]
         for host, view in zip(hosts, views, strict=True):
             if view != views[0]:
                 return f"{host.address} sees another topology than {hosts[0].address}"
@@ -353,8 +210,26 @@ class SimMesh:
         short_ids = [host.router.topology.own.short_id for host in hosts]
         if len(set(short_ids)) != len(hosts):
             return f"short IDs are not distinct: {short_ids}"
-        ciphers = cipher_complaint(hosts) if self.encrypted else None
-        return self._ring_complaint(hosts) or ciphers or self._frames_complaint(hosts)
+        return (
+            self._books_complaint(hosts)
+            or self._ring_complaint(hosts)
+            or (cipher_complaint(hosts) if self.encrypted else None)
+            or self._frames_complaint(hosts)
+        )
+
+    @staticmethod
+    def _books_complaint(hosts: list[SimHost]) -> str | None:
+        """What bounds accepting and dialling must count what there is, and nothing else."""
+        for host in hosts:
+            table = host.router.neighbours
+            inbound = [s for s in table.streams.values() if s.target is None]
+            half_open = sum(s.remote is None for s in inbound)
+            if table.maker.half_open != half_open:
+                return f"{host.address} counts {table.maker.half_open} half-open, not {half_open}"
+            dialling = [r for r in table.maker.status() if r.state is TargetState.ATTEMPTING]
+            if table.maker.active != len(table.by_peer) + len(dialling):
+                return f"{host.address} counts {table.maker.active} connections and attempts"
+        return None
 
     def _ring_complaint(self, hosts: list[SimHost]) -> str | None:
         rings = [self.ipams[host.address].core.ring for host in hosts]
@@ -408,14 +283,29 @@ class SimMesh:
         return self.network.transcript.hexdigest()
 
 
+def _view(host: SimHost) -> dict[bytes, bytes]:
+    """The records that this host gossips, octet for octet."""
+    topology = host.router.topology
+    return {item.key: item.payload for item in topology.items(sorted(topology.digest()))}
+
+
 def _times(heard: list[PeerName], others: list[PeerName]) -> str:
     counts = [heard.count(name) for name in others]
     return f"{counts} times instead of once each"
 
 
+def weather_of(seed: int) -> Weather:
+    """Every second seed has mild weather, the others worse: lossy, slow, or both."""
+    return Weather(
+        loss=(0.02, 0.1)[seed % 4 == 1],
+        duplicate=(0.02, 0.1)[seed % 8 == 3],
+        delay=(0.0005, (0.02, 0.2)[seed % 4 == 3]),
+    )
+
+
 def story(seed: int, peers: int = 12, steps: int = 40) -> SimMesh:
-    """The run that ``make sim`` repeats for every seed: join, settle, trouble, heal, settle."""
-    mesh = SimMesh(seed, peers)
+    """The run that ``make sim`` repeats for every seed: join, trouble, heal, settle."""
+    mesh = SimMesh(seed, peers, weather_of(seed))
     mesh.join(fences=peers // 3)
     mesh.run(8.0)
     mesh.churn(steps)

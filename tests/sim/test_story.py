@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +24,11 @@ from mesh.router.router import Router
 from mesh.topology import topology
 from mesh.topology.routes import Routes
 from mesh.topology.topology import Topology
-from tests.sim.host import SimHost
-from tests.sim.mesh import MemoryStore, SimMesh, story
-from tests.sim.network import SimNetwork
+from tests.sim import __main__ as command
+from tests.sim.addresses import MemoryStore
+from tests.sim.mesh import SimMesh, story
 
+ROOT = Path(__file__).parent.parent.parent
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -38,29 +44,60 @@ def test_a_seed_replays_octet_for_octet() -> None:
     assert story(6, peers=5, steps=12).digest() != first.digest()
 
 
+def test_another_process_replays_it_too_however_it_hashes_and_shares() -> None:
+    """What ``make sim`` printed is what a debugger will see: no hash seed, no cache decides."""
+    here = story(7, peers=5).digest()
+    again = [sys.executable, "-m", "tests.sim", "--seeds=7", "--peers=5", "--jobs=1"]
+    for hash_seed in ("1", "2"):
+        run = subprocess.run(
+            again,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        assert f"underlay {here[:16]}" in run.stdout
+
+
+def test_the_closing_line_and_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failure prints its seed, the closing line counts it, and the run exits 1."""
+
+    def told(seed: int, peers: int) -> SimMesh:
+        assert seed != 4, "planted"
+        return SimMesh(seed, peers)
+
+    monkeypatch.setattr(command, "story", told)
+    jobs = [(seed, 2) for seed in command.seeds_of("1-2,4")]
+    assert command.report([command.one(job) for job in jobs], len(jobs), 2) == 1
+    said = capsys.readouterr().out
+    assert "seed 4 FAILED" in said
+    assert "AssertionError: planted" in said
+    assert "3 seeds of 2 peers, 0 operations, 1 failures [4]" in said.splitlines()[-1]
+    assert command.report([command.one((1, 2))], 1, 2) == 0
+
+
+@pytest.mark.parametrize("text", ["", "x", "3-", "1,,2", "5-1"])
+def test_seeds_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no seeds|invalid literal"):
+        command.seeds_of(text)
+
+
 def test_trouble_really_happens() -> None:
-    """A story in which nothing was cut, killed or restarted would prove nothing."""
-    seen: set[str] = set()
-
-    class Watched(SimMesh):
-        def kill(self, host: SimHost) -> None:
-            seen.add("kill")
-            super().kill(host)
-
-    class WatchedNetwork(SimNetwork):
-        def cut(self, a: str, b: str, *, one_way: bool = False) -> None:
-            seen.add("cut")
-            super().cut(a, b, one_way=one_way)
-
-        def heal(self) -> None:
-            seen.add("heal")
-            super().heal()
-
-    mesh = Watched(11, peers=6)
-    mesh.network.__class__ = WatchedNetwork
-    mesh.join(fences=2)
-    mesh.churn(60)
-    assert seen == {"kill", "cut", "heal"}
+    """A story in which nothing was lost, cut, killed or lied about would prove nothing."""
+    mesh = story(12, peers=6, steps=100)
+    befell = mesh.network.befell
+    assert all(befell[what] > 10 for what in ("lost", "doubled", "overtaken", "cut"))
+    assert {"cut", "cut-one-way", "part", "heal", "kill", "start", "worker"} <= set(mesh.troubles)
+    assert len(set(mesh.lies)) > 2
+    reasons = Counter[str]()
+    for host in mesh.hosts:
+        reasons.update(host.router.hub.counters)
+    assert reasons["bad-signature"] + reasons["mislabelled"] + reasons["slice-forged"] > 0
     assert mesh.ledger.answers > 3
 
 
