@@ -41,7 +41,7 @@ demo: $(VENV)/.stamp
 	$(BIN)/weaver lab demo
 
 test: check
-	WEAVER_REQUIRE=$${WEAVER_REQUIRE:-} $(BIN)/pytest -q tests/sim tests/drivers
+	WEAVER_REQUIRE=$${WEAVER_REQUIRE:-} $(BIN)/pytest -q tests/sim tests/scenarios tests/drivers
 	$(MAKE) --no-print-directory netns e2e
 
 # --- the tiers

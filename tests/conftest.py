@@ -19,6 +19,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 TOOLS = {"netns": ("ip", "ethtool", "tcpdump"), "e2e": ("ip", "nft", "iperf3", "tcpdump")}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite", action="store_true", help="write down what tests/scenarios say")
+
+
 def _lacking(tier: str) -> str | None:
     if os.geteuid() != 0:
         return "needs root"

@@ -293,6 +293,20 @@ BUGS = (
         "tests/sim/test_bounds.py",
     ),
     Bug(
+        "a UID that was replaced may come back while its successor lives",
+        "mesh/router/neighbours.py",
+        "if (remote.name, remote.uid) not in self._replaced:",
+        "if True:",
+        "tests/scenarios/test_scenarios.py",
+    ),
+    Bug(
+        "the only connection counts as one of two when the other end says so",
+        "mesh/connection/maker.py",
+        "if another:",
+        "if another or reason in (Refusal.DUPLICATE, Refusal.RESTARTED):",
+        "tests/unit/test_maker.py",
+    ),
+    Bug(
         "of two that disagree only one learns it",
         "mesh/gossip/engine.py",
         "> item.stamp or (item.key in in_vain and item.key in digest)",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mesh.connection.reasons import explain
+
 Json = dict[str, Any]
 
 
@@ -237,7 +239,9 @@ def status_text(status: Json) -> str:
     if us["encrypted"]:
         lines.insert(3, f"ciphers      {ciphers_text(us['ciphers'])}")
     if us["clone_suspected"]:
-        lines.append("WARNING      another host uses our identity (cloned-identity)")
+        lines.append(
+            f"WARNING      our identity is in use elsewhere: {explain('cloned-identity', False)}"
+        )
     if status["state_fault"]:
         lines.append(f"WARNING      not remembered over a restart: {status['state_fault']}")
     if status["exposed"]:

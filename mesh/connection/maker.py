@@ -240,11 +240,20 @@ class ConnectionMaker:
         return self._next(now)
 
     def lost(
-        self, target: Target | None, peer: PeerName, reason: str, now: Instant
+        self,
+        target: Target | None,
+        peer: PeerName,
+        reason: str,
+        now: Instant,
+        *,
+        another: bool = False,
     ) -> list[MakerEffect]:
-        """An established connection ended, or one of two with the same peer did."""
+        """An established connection ended; ``another`` with the same peer stands.
+
+        What the reason says of that is the other end's view: ours may be that it was the only one.
+        """
         row = None if target is None else self._rows.get(target)
-        if reason in (Refusal.DUPLICATE, Refusal.RESTARTED) and peer in self._connected:
+        if another:
             if row is not None:
                 row.connect(peer)
             return self._next(now)
@@ -255,9 +264,9 @@ class ConnectionMaker:
                     other.interval = BACKOFF_FIRST
                 if other.kept_until is not None:
                     other.kept_until = Instant(now + KEEP_PROVEN)
-                self._fail(other, reason, now)
+                self._retry(other, reason, now)
         if row is not None and row.state is TargetState.ATTEMPTING:
-            self._fail(row, reason, now)
+            self._retry(row, reason, now)
         if reason == Refusal.FORGOTTEN and row is not None and not row.is_wanted(now):
             row.due = now
         return self._next(now)
@@ -309,10 +318,15 @@ class ConnectionMaker:
     # ---- inside
 
     def _fail(self, row: _Row, reason: str, now: Instant) -> None:
-        row.last_error, row.peer = reason, None
+        """An attempt ended: again later, unless who answers there has our own key."""
         if reason in (Refusal.SELF, Refusal.CLONE):
+            row.last_error, row.peer = reason, None
             row.state, row.due = TargetState.SUSPENDED, Instant(now + BACKOFF_MAX)
-            return
+        else:
+            self._retry(row, reason, now)
+
+    def _retry(self, row: _Row, reason: str, now: Instant) -> None:
+        row.last_error, row.peer = reason, None
         row.state = TargetState.WAITING
         spread = 1 + JITTER * (2 * self._rng.random() - 1)
         row.due = Instant(now + row.interval * spread)

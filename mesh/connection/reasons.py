@@ -47,7 +47,7 @@ _OURS: dict[str, str] = {
     Refusal.VERSION: "the two ends speak no version in common; upgrade the older one",
     Refusal.NOT_WEAVER: "whatever answers there is not weaver",
     Refusal.SELF: "that address is our own",
-    Refusal.CLONE: "another running host has our identity, as a copied disk does; on one of the two"
+    Refusal.CLONE: "two running hosts have one identity, as a copied disk has; on one of the two"
     " stop weaver, remove the file identity from its state directory and start it again",
     Refusal.LIMIT: "the limit of connections is reached; raise --conn-limit",
     Refusal.DUPLICATE: "the two ends are connected already",

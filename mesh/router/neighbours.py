@@ -13,7 +13,7 @@ before it when a newer connection takes the place of an older one.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,11 +31,14 @@ from mesh.connection.maker import Dial as MakerDial
 from mesh.connection.maker import PersistTargets as MakerPersist
 from mesh.connection.reasons import Refusal
 from mesh.effects import Arm, Close, Notify, Send
-from mesh.names import Endpoint, PeerName
+from mesh.names import Endpoint, PeerName, PeerUID
 from mesh.router.effects import CloseStream, Dial, PersistTargets, Write
 from mesh.router.events import ConnectionDown, ConnectionUp
 from mesh.router.hub import Hub
 from mesh.wire.control import Message, encode
+
+MAX_REPLACED = 1024
+"""Former UIDs of neighbours that are remembered."""
 
 RECENT = 64
 """Ended connections and refused attempts that status remembers: a screenful."""
@@ -94,6 +97,7 @@ class Neighbours:
         self.streams: dict[int, Stream] = {}
         self.by_peer: dict[PeerName, int] = {}
         self.ended: deque[Ended] = deque(maxlen=RECENT)
+        self._replaced: OrderedDict[tuple[PeerName, PeerUID], None] = OrderedDict()
 
     # ---- inputs
 
@@ -245,8 +249,7 @@ class Neighbours:
         self.by_peer[remote.name] = conn
         hub = self._hub
         if before is not None:
-            reason = self._reason_to_replace(self.streams[before], remote)
-            self.close(before, reason)
+            self.close(before, self._replace(self.streams[before], remote))
         hub.notify(ConnectionUp(remote.name, remote.nickname, stream.endpoint, stream.outbound))
         reached = Endpoint(stream.endpoint.host, remote.port)
         stream.admitted = True
@@ -264,16 +267,25 @@ class Neighbours:
         rival = self.streams[before].remote
         assert rival is not None
         if rival.uid != remote.uid:
-            return True  # the peer started again; the old connection is a ghost
+            if (remote.name, remote.uid) not in self._replaced:
+                return True  # the peer started again; the old connection is a ghost
+            # No peer goes back to a UID it had: two hosts have one identity, and both live.
+            self.close(conn, Refusal.CLONE)
+            return False
         if survivor(rival.handshake_hash, remote.handshake_hash) == remote.handshake_hash:
             return True
         self.close(conn, Refusal.DUPLICATE)
         return False
 
-    @staticmethod
-    def _reason_to_replace(old: Stream, remote: Remote) -> str:
+    def _replace(self, old: Stream, remote: Remote) -> str:
+        """The reason for which the old connection gives way."""
         assert old.remote is not None
-        return Refusal.DUPLICATE if old.remote.uid == remote.uid else Refusal.RESTARTED
+        if old.remote.uid == remote.uid:
+            return Refusal.DUPLICATE
+        self._replaced[old.remote.name, old.remote.uid] = None
+        if len(self._replaced) > MAX_REPLACED:
+            self._replaced.popitem(last=False)
+        return Refusal.RESTARTED
 
     def _ended(self, conn: int, stream: Stream, reason: str) -> None:
         hub = self._hub
@@ -295,7 +307,9 @@ class Neighbours:
             if stream.target is not None:
                 self.perform_maker(self.maker.dial_failed(stream.target, reason, hub.now))
             return
-        self.perform_maker(self.maker.lost(stream.target, remote.name, reason, hub.now))
+        another = self.by_peer.get(remote.name) not in (None, conn)
+        lost = self.maker.lost(stream.target, remote.name, reason, hub.now, another=another)
+        self.perform_maker(lost)
         if was_up:
             del self.by_peer[remote.name]
             self._on_down(remote.name, reason)

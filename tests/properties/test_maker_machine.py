@@ -101,7 +101,7 @@ class MakerMachine(RuleBasedStateMachine):
         target = data.draw(st.sampled_from(sorted(self.dialling)))
         self.dialling.remove(target)
         if peer in self.connections:
-            effects = self.maker.lost(target, peer, "duplicate-connection", self.now)
+            effects = self.maker.lost(target, peer, "duplicate-connection", self.now, another=True)
         else:
             self.connections[peer] = target
             place = Endpoint(target.host, target.port)

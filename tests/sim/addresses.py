@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ipam.address import Address, AddressRange
@@ -12,6 +13,7 @@ from ipam.effects import (
     AllocatorEffect,
     Answer,
     DropAllocation,
+    LostAddress,
     Persist,
     Publish,
     Refused,
@@ -25,8 +27,9 @@ from ipam.effects import (
 from ipam.election import CHANNEL as ELECTION
 from ipam.ring import CHANNEL as RING
 from mesh.clock import Instant
-from mesh.effects import Arm
+from mesh.effects import Arm, Notify
 from mesh.errors import MalformedMessageError
+from mesh.names import PeerName
 from mesh.router.events import (
     ChannelChanged,
     PeersChanged,
@@ -96,6 +99,7 @@ class SimIpam:
         self._number = 0
         self._timer: _Entry | None = None
         self.refused: list[str] = []
+        self.on_answer: Callable[[AllocationKey, str], None] = lambda _key, _answer: None
         self.core = Allocator(
             host.identity,
             RANGE,
@@ -112,6 +116,11 @@ class SimIpam:
         self._number += 1
         self._requests[self._number] = key
         self.perform(self.core.allocate(self._number, key, self.host.clock.now()))
+
+    def reclaim(self, peer: PeerName) -> None:
+        self._number += 1
+        self._requests[self._number] = AllocationKey("reclaim", "")
+        self.perform(self.core.reclaim(self._number, peer, self.host.clock.now()))
 
     def free(self, key: AllocationKey) -> None:
         address = self.core.allocations.get(key)
@@ -153,6 +162,8 @@ class SimIpam:
                     host.perform(host.router.publish(channel, keys, host.clock.now()))
                 case Arm(deadline):
                     self._arm(deadline)
+                case Notify(LostAddress(key, address)):
+                    self.on_answer(key, f"lost {RANGE.text(address)}")
                 case _:
                     continue
 
@@ -165,7 +176,11 @@ class SimIpam:
             return
         if isinstance(result, Refused):
             self.refused.append(result.reason)
-        elif result.address is not None:
+            self.on_answer(key, result.reason)
+        elif result.address is None:
+            self.on_answer(key, "done")
+        else:
+            self.on_answer(key, RANGE.text(result.address))
             assert self.store.allocations.get(key) == result.address, "answered before durable"
             self.ledger.answered(self.host.address, key, result.address)
 

@@ -155,6 +155,18 @@ def test_the_operator_may_hurry_it() -> None:
     assert dials(m.connect([A], after(0.2))) == []  # it is being attempted
 
 
+@pytest.mark.parametrize("reason", ["peer-restarted", "duplicate-connection", "cloned-identity"])
+def test_what_the_other_end_says_of_other_connections_is_not_believed(reason: str) -> None:
+    """protocol.md 4.3: the only connection is gone, whatever its end was called: try again."""
+    m = maker()
+    m.connect([A], NOW)
+    m.established(A, PEER, Endpoint(A.host, A.port), NOW)
+    effects = m.lost(A, PEER, reason, after(5))
+    assert [row.state for row in m.status()] == [TargetState.WAITING]
+    assert wake(effects) is not None
+    assert m.active == 0
+
+
 @pytest.mark.parametrize("reason", ["own-address", "cloned-identity"])
 def test_ourselves_and_our_clone_are_not_tried_again(reason: str) -> None:
     """protocol.md 4.3: only an operator's order wakes them."""
@@ -174,7 +186,7 @@ def test_a_target_of_a_connected_peer_counts_as_connected() -> None:
     m = maker()
     m.connect([A, B], NOW)
     m.established(A, PEER, at(A), NOW)
-    m.lost(B, PEER, "duplicate-connection", NOW)
+    m.lost(B, PEER, "duplicate-connection", NOW, another=True)
     assert row(m, B).state is TargetState.CONNECTED
     assert row(m, B).peer == PEER
     assert dials(m.handle_timer(after(10_000))) == []
