@@ -563,6 +563,8 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="bugs whose name has it")
     args = parser.parse_args()
     bugs = [bug for bug in BUGS if args.only in bug.what]
+    if not bugs:
+        parser.error(f"no bug is called {args.only!r}")
     began, missed = time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="planted") as directory:
         tree = Path(directory)

@@ -2,7 +2,8 @@
 
 The library's receive queue has no bound of its own; it cannot grow here because the reader
 takes everything that waits before the loop reads the socket again, once a turn. Errors of the
-socket surface on a later call (ICMP unreachables): they are nobody's fault and are dropped.
+socket surface on a later call (a network that has no way there): they are counted, and that call,
+which may be for another peer, is made again.
 """
 
 from __future__ import annotations
@@ -104,8 +105,15 @@ class ProbeSocket:
             if self._mapped and ":" not in host:
                 host = V4_MAPPED + host
             try:
-                await self._stream.send(data, (host, endpoint.port))
+                await self._send(data, (host, endpoint.port))
             except asyncio_dgram.TransportClosed:
                 return
+
+    async def _send(self, data: bytes, address: tuple[str, int]) -> None:
+        """Send one. The library raises what befell an earlier one, and then did not send this."""
+        assert self._stream is not None
+        while True:
+            try:
+                return await self._stream.send(data, address)
             except OSError:
                 self.dropped += 1

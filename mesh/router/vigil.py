@@ -95,6 +95,7 @@ class Vigil:
             hub.count("probe-" + err.reason)
             return
         watched.heard_at = hub.now
+        watched.suspected = False
         self._perform(peer, watched, effects)
         self._mind_stream(peer, watched)
 

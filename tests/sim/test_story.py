@@ -120,7 +120,7 @@ def forgetful_store(patch: pytest.MonkeyPatch) -> None:
 
 
 def lone_quorum(patch: pytest.MonkeyPatch) -> None:
-    """Every elector decides by itself."""
+    """Every elector decides by itself, against protocol.md 12.3."""
     init = Election.__init__
 
     def alone(self: Election, identity: Any, range: Any, quorum: int, stored: Any = None) -> None:

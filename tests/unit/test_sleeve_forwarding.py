@@ -373,7 +373,7 @@ def test_broadcasts_go_on_along_their_origins_tree() -> None:
 
 
 def test_our_own_broadcast_that_comes_back_is_dropped() -> None:
-    """10.7: and one of an origin we do not know."""
+    """protocol.md 8.4, 10.7: and one of an origin we do not know, whatever others' views are."""
     host, before = Host(B, US), Host(US, B)
     for origin in (B, ShortID(77)):
         record = bytes(broadcast_record((origin, 1, 16), frame(EVERYBODY, POD)))

@@ -248,7 +248,7 @@ def test_slots_need_a_clear_majority_to_change() -> None:
 
 
 def test_receiving_by_runs_is_tried_under_load_and_kept_where_it_pays() -> None:
-    """10.11."""
+    """protocol.md 10.11."""
     mode = ReceiveMode()
     mode.batch(7)
     assert not mode.consider(T0, drained=True)
