@@ -167,7 +167,8 @@ class Gossip:
         if self._flush_at is not None and now >= self._flush_at:
             self._flush_at = None
             for peer in self._backlog.ready:
-                effects += self._flush(peer, now)
+                if self._backlog.owes(peer):
+                    effects += self._flush(peer, now)
         if self._soon_at is not None and now >= self._soon_at:
             self._soon_at = None
             effects += self._compare_with(1)

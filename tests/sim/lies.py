@@ -102,8 +102,8 @@ def anothers_message(liar: SimHost, _ring: Ring, rng: Random) -> list[Message]:
 
 
 def invented_channel(_liar: SimHost, _ring: Ring, rng: Random) -> list[Message]:
-    """A channel that nobody knows, with a thousand keys."""
-    entries = [(n.to_bytes(8, "big"), rng.getrandbits(64), rng.randbytes(8)) for n in range(1000)]
+    """A channel that nobody knows, with a hundred keys."""
+    entries = [(n.to_bytes(8, "big"), rng.getrandbits(64), rng.randbytes(8)) for n in range(100)]
     return [items(f"invented-{rng.randint(1, 3)}", *entries)]
 
 

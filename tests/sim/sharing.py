@@ -30,6 +30,7 @@ def share() -> None:
     """For the whole process, which does nothing but simulate."""
     _share_signatures()
     _share_graphs()
+    _share_records()
     gc.disable()  # ``collect`` is called between stories: what one leaves behind is small
 
 
@@ -77,6 +78,12 @@ def _share_graphs() -> None:
         return trees[place][1]
 
     routes._graphs, routes._tree = shared_graphs, shared_tree
+
+
+def _share_records() -> None:
+    """The same octets are the same record, which nobody can change."""
+    once = functools.lru_cache(KEPT)(Record.decode)
+    Record.decode = staticmethod(once)  # type: ignore[method-assign]
 
 
 def _make_room(kept: dict[_K, _V]) -> None:
