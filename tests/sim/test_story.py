@@ -89,16 +89,19 @@ def test_seeds_that_are_none(text: str) -> None:
 
 def test_trouble_really_happens() -> None:
     """A story in which nothing was lost, cut, killed or lied about would prove nothing."""
-    mesh = story(12, peers=6, steps=100)
-    befell = mesh.network.befell
+    befell, troubles, lies, reasons = Counter[str](), Counter[str](), set[str](), Counter[str]()
+    for seed in (12, 13):
+        mesh = story(seed, peers=6, steps=100)
+        befell.update(mesh.network.befell)
+        troubles.update(mesh.troubles)
+        lies.update(mesh.lies)
+        for host in mesh.hosts:
+            reasons.update(host.router.hub.counters)
+        assert mesh.ledger.answers > 3
     assert all(befell[what] > 10 for what in ("lost", "doubled", "overtaken", "cut"))
-    assert {"cut", "cut-one-way", "part", "heal", "kill", "start", "worker"} <= set(mesh.troubles)
-    assert len(set(mesh.lies)) > 2
-    reasons = Counter[str]()
-    for host in mesh.hosts:
-        reasons.update(host.router.hub.counters)
+    assert {"cut", "cut-one-way", "part", "heal", "kill", "start", "worker"} <= set(troubles)
+    assert len(lies) > 2
     assert reasons["bad-signature"] + reasons["mislabelled"] + reasons["slice-forged"] > 0
-    assert mesh.ledger.answers > 3
 
 
 # ---- planted bugs: each must make the story fail
@@ -192,5 +195,5 @@ def test_a_planted_bug_fails_the_story(plant: Plant, monkeypatch: pytest.MonkeyP
     settle = SimMesh.settle
     monkeypatch.setattr(SimMesh, "settle", lambda self: settle(self, within=60.0, step=6.0))
     with pytest.raises((AssertionError, MisuseError)):  # noqa: PT012  # whichever seed shows it
-        for seed in (1, 2, 3, 4):
+        for seed in range(1, 17):
             story(seed, peers=6, steps=25)
