@@ -21,6 +21,7 @@ from mesh.clock import Instant
 from mesh.errors import MalformedMessageError
 from mesh.link.broadcast import Broadcasts
 from mesh.link.drops import Drop
+from mesh.link.lossmeter import SETTLE, Overruns
 from mesh.link.peers import Peer, Peers, RxEpoch
 from mesh.link.reassembly import Reassembly
 from mesh.link.records import LEAST_FRAME, Envelope, broadcast_record, frames_in
@@ -56,7 +57,7 @@ _NONCE_HEAD = bytes(4)
 class Way:
     """What is the same for all datagrams that begin with the same WAY_SIZE octets."""
 
-    __slots__ = ("aad", "epoch", "has_frames", "open", "peer", "window")
+    __slots__ = ("aad", "epoch", "has_frames", "numbers", "open", "peer", "window")
 
     def __init__(self, peer: Peer, rx: RxEpoch | None, head: bytes) -> None:
         kind, _, src, dst, epoch, tag = PREFIX.unpack_from(head)
@@ -65,6 +66,7 @@ class Way:
         self.aad = PREFIX.pack(kind, 0, src, dst, epoch, tag)
         self.open = None if rx is None else rx.aead.decrypt_into
         self.window = None if rx is None else rx.window(head[SEQ_AT])
+        self.numbers = self.window or peer.plain_window(head[SEQ_AT])
 
 
 class Inbound:
@@ -140,26 +142,44 @@ class Inbound:
         if opened is None:
             peers.drop(Drop.UNAUTHENTIC)
         elif way.has_frames:
-            self._accept(way, seq, opened, now)
+            self._accept(way, seq, opened, now, total)
         elif self._is_new(way, seq):
             self._control(data[0], way.peer, bytes(opened), source, len(data))
 
-    def record(self, way: Way, number: bytes, data: memoryview, now: Instant) -> bool:
+    def record(
+        self, way: Way, number: bytes, data: memoryview, now: Instant, datagrams: int
+    ) -> bool:
         """A whole record of frames as it lies, its number as it came; False where it must be taken
         piece by piece: when it does not open, something foreign may lie in its midst."""
         opened = self._open(way, number, data)
         if opened is None:
             return False
-        self._accept(way, int.from_bytes(number, "big"), opened, now)
+        self._accept(way, int.from_bytes(number, "big"), opened, now, datagrams)
         return True
 
     def age(self, now: Instant) -> None:
         """Call it every second: records that wait in vain are given up."""
         self._reassembly.age(now)
-        for short_id, count in self._reassembly.take_lost().items():
+        for count in self._reassembly.take_lost().values():
             self._peers.drop(Drop.INCOMPLETE, count)
-            if (peer := self._peers.peers.get(short_id)) is not None:
-                peer.rx_lost += count
+
+    def look(self, overruns: Overruns, now: Instant) -> list[tuple[Peer, bytes]]:
+        """What to REPORT to whom (10.9). Call it every ``LOOK`` seconds while anything comes."""
+        torn = self._reassembly.take_torn(now, SETTLE)
+        reports = []
+        for short_id, peer in self._peers.peers.items():
+            meter = peer.meter
+            if meter.active or short_id in torn:
+                meter.look(peer.windows(), torn.get(short_id, (0, 0)), overruns)
+                if (report := meter.report(now)) is not None:
+                    reports.append((peer, report))
+        return reports
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether another look is due soon, even if nothing more comes."""
+        meters = (peer.meter for peer in self._peers.peers.values())
+        return bool(self._reassembly) or any(meter.active for meter in meters)
 
     def forget(self, peer: ShortID) -> None:
         self._reassembly.forget(peer)
@@ -207,19 +227,22 @@ class Inbound:
 
     def _is_new(self, way: Way, seq: int) -> bool:
         """Only for what is authentic: a forger could move the window."""
-        if way.window is None or way.window.accept(seq):
+        if way.window is None:
+            way.numbers.note(seq)
+            return True
+        if way.window.accept(seq):
             return True
         self._peers.drop(Drop.REPLAYED)
         return False
 
-    def _accept(self, way: Way, seq: int, plain: memoryview, now: Instant) -> None:
+    def _accept(self, way: Way, seq: int, plain: memoryview, now: Instant, datagrams: int) -> None:
         """An authentic record of frames."""
         if not self._is_new(way, seq):
             return
         peer = way.peer
         size = len(plain)
         peer.rx_octets += size
-        peer.rx_whole += 1
+        peer.meter.came(datagrams)
         if size >= FRAME_LENGTH.size + LEAST_FRAME:
             (length,) = FRAME_LENGTH.unpack_from(plain)
             if length == size - FRAME_LENGTH.size:  # one frame, as records of super-frames have

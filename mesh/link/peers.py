@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from mesh.crypto.aead import AEADS, Aead
 from mesh.link.drops import Drop
+from mesh.link.lossmeter import LossMeter
 from mesh.link.macs import MacTable
 from mesh.link.recordsize import RecordSize
 from mesh.link.replay import ReplayWindow
@@ -55,7 +56,8 @@ class TxEpoch:
 
 @dataclass(slots=True)
 class Peer:
-    """``rx_whole`` and ``rx_lost`` count records since the last report to this peer."""
+    """``meter`` is of what it sends us, ``size`` of what we send it; ``plain_seen`` are the
+    numbers of records in clear that came, by lane."""
 
     short_id: ShortID
     name: PeerName
@@ -67,8 +69,20 @@ class Peer:
     plain_seq: int = 0
     tx_octets: int = 0
     rx_octets: int = 0
-    rx_whole: int = 0
-    rx_lost: int = 0
+    meter: LossMeter = field(default_factory=LossMeter)
+    plain_seen: dict[int, ReplayWindow] = field(default_factory=dict)
+
+    def plain_window(self, lane: int) -> ReplayWindow:
+        return self.plain_seen.setdefault(lane, ReplayWindow())
+
+    def windows(self) -> dict[tuple[int, int], ReplayWindow]:
+        """The numbers that came, by epoch and lane."""
+        sealed = {
+            (epoch, lane): window
+            for epoch, rx in self.rx.items()
+            for lane, window in rx.windows.items()
+        }
+        return sealed or {(0, lane): window for lane, window in self.plain_seen.items()}
 
 
 @dataclass(slots=True)

@@ -30,6 +30,8 @@ class Partial:
     since: Instant
     pieces: dict[int, bytes] = field(default_factory=dict)
     octets: int = 0
+    is_torn: bool = False
+    """Whether it was counted as torn already."""
 
 
 class Reassembly:
@@ -38,6 +40,10 @@ class Reassembly:
         self._per_peer: dict[ShortID, int] = {}
         self._octets = 0
         self._lost: Counter[ShortID] = Counter()
+        self._torn: dict[ShortID, tuple[int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._partial)
 
     def add(self, key: Key, index: int, total: int, piece: bytes, now: Instant) -> bytes | None:
         """One datagram's payload; the whole record's when this was the last one missing."""
@@ -69,6 +75,16 @@ class Reassembly:
         lost, self._lost = self._lost, Counter()
         return lost
 
+    def take_torn(self, now: Instant, late: float) -> dict[ShortID, tuple[int, int]]:
+        """(records, datagrams missing of them) by source: what has waited so long, or was given
+        up, since the last call. They may still become whole; TCP has sent it again by then."""
+        for key, partial in self._partial.items():
+            if now - partial.since < late:
+                break
+            self._tear(key, partial)
+        torn, self._torn = self._torn, {}
+        return torn
+
     def forget(self, peer: ShortID) -> None:
         for key in [k for k in self._partial if k[0] == peer]:
             self._give_up(key)
@@ -82,7 +98,15 @@ class Reassembly:
 
     def _give_up(self, key: Key) -> None:
         self._lost[key[0]] += 1
+        self._tear(key, self._partial[key])
         self._drop(key)
+
+    def _tear(self, key: Key, partial: Partial) -> None:
+        if not partial.is_torn:
+            partial.is_torn = True
+            records, datagrams = self._torn.get(key[0], (0, 0))
+            missing = partial.total - len(partial.pieces)
+            self._torn[key[0]] = records + 1, datagrams + missing
 
     def _drop(self, key: Key) -> None:
         self._octets -= self._partial.pop(key).octets

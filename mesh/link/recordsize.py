@@ -1,49 +1,236 @@
 """How large a record may be: large on a clean path, small on one that loses datagrams.
 
-A lost datagram loses its record, so with records of n datagrams a path that loses p of them loses
-about n·p of the octets, and every one of them is sent again. The receiver reports what it lost;
-the sender halves its records while that is too much, quarters them when it is very much, and
-doubles them when nothing is reported.
+A lost datagram loses its record, and TCP sees one loss of all the segments in it. With a share p
+of datagrams lost, records of n lose about n·p of themselves. While that is little, large records
+win: a record costs its calls once, and TCP slows down once for it whatever is in it. When it is
+much, TCP has too few records in flight to tell it of the loss, and waits for its timer. So n
+follows from p, n·p = BUDGET, and as p does not depend on n, growing needs no trial::
+
+    p < 0.06 %   ->  as large as they come
+    p = 0.1 %    ->  25 datagrams
+    p = 1 %      ->  2 or 3 datagrams
+    p > 1.7 %    ->  1 datagram
+
+Where loss does depend on n (a queue that takes no long burst), growing is a trial that fails; the
+size it failed at is remembered, and tried again after a pause that doubles with each failure.
+
+Frames that merely wait together are of flows that do not care for our calls, so that sharing a
+record may lose them little more than the path does: ``together``, bounded by SHARED_BUDGET.
+
+The receiver says what came and what did not (``mesh.link.lossmeter``). It may say anything: what
+it gets for that is small or large records of its own.
 """
 
 from __future__ import annotations
 
+from math import exp, sqrt
+
 from mesh.clock import Instant
-from mesh.wire.sleeve import MAX_RECORD
+from mesh.wire.sleeve import HEADER_SIZE, MAX_RECORD, TAG_SIZE
 
-MIN_RECORD = 1_400
-"""Octets at the least: about one datagram, of which there is nothing left to save."""
+BUDGET = 0.025
+"""Share of records that may be lost. Measured (docs/sleeve.md): the best for CUBIC at every loss;
+BBR would be faster with 0.12."""
 
-SHRINK_AT = 0.04
-"""Share of records lost that makes them smaller. Below it the repeated octets cost less than the
-additional calls of smaller records do."""
+SHARED_BUDGET = 0.01
+"""Share of the records of frames that wait together that may be lost."""
 
-VERY_MUCH = 0.3
-"""Share lost above which half the size would still lose too much."""
+AVERAGES = ((500, 0.25, 2.0, 1), (3_000, 1.0, 1.0, 1), (20_000, 10.0, 0.0, 5_000))
+"""Over how many datagrams, and on a path with little traffic seconds, loss is averaged; how many
+standard deviations it must be sure of; the datagrams it counts as at the least. A change shows in
+the first within a few records, noise ends in the last, and none takes one lost datagram for a
+rate."""
 
-QUIET = 5.0
-"""Seconds without such a report after which records double: several reports, were there loss."""
+GONE = 40
+"""Datagrams lost that would have been expected since the last one that was: then the loss has
+gone. Several times what lies between two bursts of five."""
+
+MOST_EXCUSED = 16
+"""Probes whose loss is not the records': those of a search for the path's MTU, and some."""
+
+MOST_REPORTED = 65_536
+"""Datagrams that one report counts for at the most, whatever it says."""
+
+SHRINK_BELOW, GROW_ABOVE = 0.7, 1.6
+"""Of the present size: what lies between is noise."""
+
+STEP, STEP_EVERY = 4, 0.25
+"""The factor of one step up, and seconds between two: a second from one datagram to 64 KiB."""
+
+TRIAL = 3.0
+"""Seconds after a step up in which shrinking means that the step was wrong."""
+
+PAUSE_FIRST, PAUSE_MAX = 5.0, 300.0
+"""Seconds until a size that was wrong is tried again: of loss, 2 % of the time and then less."""
+
+FIRST_SEGMENT = 1472
+"""Octets of a datagram until the path says otherwise: Ethernet's over IPv4."""
+
+STALE = 60.0
+"""Seconds without a report after which nothing is known of the path."""
+
+
+class _Average:
+    """Share lost of the last so many datagrams, older ones fading out."""
+
+    __slots__ = ("_age", "_least", "_lost", "_seen", "_span", "_sure")
+
+    def __init__(self, span: int, age: float, sure: float, least: int) -> None:
+        self._span, self._age, self._sure, self._least = span, age, sure, least
+        self._seen = self._lost = 0.0
+
+    def add(self, seen: float, lost: float, passed: float) -> None:
+        fade = exp(-seen / self._span - passed / self._age)
+        self._seen = self._seen * fade + seen
+        self._lost = self._lost * fade + lost
+
+    @property
+    def share(self) -> float:
+        """What is lost at the least, as sure as this average has to be."""
+        lost = max(0.0, self._lost - self._sure * sqrt(self._lost))
+        return lost / max(self._seen, self._least)
 
 
 class RecordSize:
-    """Invariant: MIN_RECORD <= limit <= MAX_RECORD."""
+    """For one peer. ``limit`` and ``together`` are octets of a record's payload before sealing.
 
-    __slots__ = ("_changed_at", "limit")
+    Invariant: 1 <= datagrams <= most, and limit is what so many datagrams of the path hold.
+    """
+
+    __slots__ = (
+        "_averages", "_ceiling", "_changed_at", "_clean", "_excused", "_grew_at", "_grew_from",
+        "_most", "_pause", "_payload", "_reported_at", "_retry_at", "_segment", "_via",
+        "datagrams", "limit", "together",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self.limit = MAX_RECORD
-        self._changed_at = Instant(0.0)
+        self._via: object = None
+        self.datagrams, self._clean, self._excused = 1, 0, 0
+        self._reported_at = Instant(0.0)
+        self._averages: tuple[_Average, ...] = ()
+        self._use(FIRST_SEGMENT)
+        self._start()
 
-    def reported(self, whole: int, lost: int, now: Instant) -> None:
-        """What became of our records at their receiver since its last report."""
-        if lost <= SHRINK_AT * (whole + lost):
+    @property
+    def loss(self) -> float:
+        """Share of datagrams the path is taken to lose."""
+        return max(average.share for average in self._averages)
+
+    def follow(self, via: object, segment: int) -> None:
+        """What we send goes this way, in datagrams of ``segment`` octets. Another way starts
+        anew, another size of datagrams does not."""
+        if segment != self._segment:
+            at_most = self.datagrams >= self._most
+            self._use(segment)
+            self.datagrams = self._most if at_most else min(self.datagrams, self._most)
+            self._decide(self._reported_at)
+        if via != self._via:
+            if self._via is not None:
+                self._start()
+            self._via = via
+
+    def reported(self, came: int, missing: int, now: Instant) -> None:
+        """What became of our datagrams at their receiver since it last said so."""
+        excused = min(missing, self._excused)
+        self._excused -= excused
+        missing -= excused
+        seen = came + missing
+        if not seen:
             return
-        by = 4 if lost > VERY_MUCH * (whole + lost) else 2
-        self.limit = max(MIN_RECORD, self.limit // by)
-        self._changed_at = now
+        counted = min(seen, MOST_REPORTED)
+        passed = max(0.0, now - self._reported_at)
+        self._reported_at = now
+        self._clean = 0 if missing else self._clean + counted
+        if self._clean * self.loss >= GONE:
+            self._forget()
+        for average in self._averages:
+            average.add(counted, missing * counted / seen, passed)
+        self._decide(now)
 
-    def grow(self, now: Instant) -> None:
-        """Call it every second or so."""
-        if self.limit < MAX_RECORD and now - self._changed_at >= QUIET:
-            self.limit = min(MAX_RECORD, self.limit * 2)
-            self._changed_at = now
+    def probed(self) -> None:
+        """A probe goes out under one of the numbers of our records, where its loss is no news of
+        the path of our records: it may be too large, or on its way alone."""
+        self._excused = min(MOST_EXCUSED, self._excused + 1)
+
+    def answered(self) -> None:
+        """One of these probes did come."""
+        self._excused = max(0, self._excused - 1)
+
+    def age(self, now: Instant) -> None:
+        """Call it every second or so: what is known of a path that is not used fades."""
+        if now - self._reported_at >= STALE and self.datagrams < self._most:
+            self._forget()
+            self._decide(now)
+
+    # ---- inside
+
+    def _use(self, segment: int) -> None:
+        self._segment = segment
+        self._payload = max(1, segment - HEADER_SIZE)
+        self._most = -(-MAX_RECORD // self._payload)
+
+    def _start(self) -> None:
+        self._forget()
+        self._ceiling: int | None = None
+        self._pause = PAUSE_FIRST
+        self._retry_at = self._changed_at = Instant(0.0)
+        self._reported_at = Instant(0.0)
+        self._grew_at: Instant | None = None
+        self._grew_from = 1
+        self._set(self._most, self._most)
+
+    def _forget(self) -> None:
+        """What was lost so far says nothing of what will be."""
+        self._clean = 0
+        self._averages = tuple(_Average(*settings) for settings in AVERAGES)
+
+    def _decide(self, now: Instant) -> None:
+        loss, present = self.loss, self.datagrams
+        wanted = self._within(BUDGET, loss)
+        if self._grew_at is not None and now - self._grew_at >= TRIAL:
+            self._grew_at = None
+            if self._ceiling is not None and present >= self._ceiling:
+                self._ceiling, self._pause = None, PAUSE_FIRST
+        if wanted < SHRINK_BELOW * present:
+            self._shrink(round(wanted), now)
+        elif now - self._changed_at >= STEP_EVERY and (
+            wanted >= GROW_ABOVE * present or wanted >= self._most > present
+        ):
+            self._grow(min(round(wanted), STEP * present), now)
+        together = int(self._within(SHARED_BUDGET, loss))
+        self._set(self.datagrams, max(1, min(together, self.datagrams)))
+
+    def _within(self, budget: float, loss: float) -> float:
+        """Datagrams of a record that is lost no more often than that."""
+        return float(self._most) if loss * self._most <= budget else max(1.0, budget / loss)
+
+    def _shrink(self, wanted: int, now: Instant) -> None:
+        if self._grew_at is not None:
+            # The change was ours, so it may be the size that the path does not take: what was
+            # lost of it says nothing of the size before.
+            self._ceiling = self.datagrams
+            self._retry_at = Instant(now + self._pause)
+            self._pause = min(PAUSE_MAX, 2 * self._pause)
+            wanted = max(wanted, self._grew_from)
+            self._forget()
+        self._grew_at = None
+        self._changed_at = now
+        self.datagrams = wanted
+
+    def _grow(self, wanted: int, now: Instant) -> None:
+        if self._ceiling is not None and now < self._retry_at:
+            wanted = min(wanted, self._ceiling // 2)
+        if wanted <= self.datagrams:
+            return
+        self._grew_from, self._grew_at, self._changed_at = self.datagrams, now, now
+        self.datagrams = wanted
+
+    def _set(self, datagrams: int, together: int) -> None:
+        self.datagrams = datagrams
+        self.limit = self._octets(datagrams)
+        self.together = min(self.limit, self._octets(together))
+
+    def _octets(self, datagrams: int) -> int:
+        if datagrams >= self._most:
+            return MAX_RECORD
+        return max(1, datagrams * self._payload - TAG_SIZE)

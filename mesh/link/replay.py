@@ -58,3 +58,38 @@ class ReplayWindow:
         else:
             seen[first:] = bytes(WINDOW - first)
             seen[:last] = bytes(last)
+
+    # ---- what did not come
+
+    def note(self, number: int) -> None:
+        """Remember a number nobody vouches for. Who counts from 1 again begins a new window."""
+        if number <= self._top - WINDOW:
+            self._top, self._seen = 0, bytearray()
+        self.accept(number)
+
+    @property
+    def top(self) -> int:
+        """The highest number accepted; 0 before there is one."""
+        return self._top
+
+    @property
+    def first(self) -> int:
+        """The lowest number accepted that is still remembered; 0 before there is one."""
+        oldest = (self._top + 1) & _MASK
+        at = (self._seen[oldest:] + self._seen[:oldest]).find(1)
+        return 0 if at < 0 else self._top - WINDOW + 1 + at
+
+    def missing(self, after: int, upto: int) -> int:
+        """Numbers above ``after``, up to ``upto``, that were not accepted. Those a window behind
+        are not remembered and not counted."""
+        after = max(after, self._top - WINDOW)
+        upto = min(upto, self._top)
+        if upto <= after:
+            return 0
+        seen, first, end = self._seen, (after + 1) & _MASK, (upto & _MASK) + 1
+        came = (
+            seen.count(1, first, end)
+            if first < end
+            else seen.count(1, first) + seen.count(1, 0, end)
+        )
+        return upto - after - came

@@ -25,7 +25,7 @@ from __future__ import annotations
 from struct import Struct
 
 DATA, PLAIN, PROBE, PROBE_REPLY, REPORT = 1, 2, 3, 4, 5
-"""Sealed frames; frames in clear; a path probe; its answer; how many records got lost."""
+"""Sealed frames; frames in clear; a path probe; its answer; what came and what got lost."""
 
 KINDS = frozenset((DATA, PLAIN, PROBE, PROBE_REPLY, REPORT))
 
@@ -58,8 +58,9 @@ VNET_SIZE = VNET.size
 PROBE_BODY = Struct("!QH")
 """nonce, size of the whole datagram's payload; zeroes follow."""
 
-REPORT_BODY = Struct("!II")
-"""Records that came whole, and records given up, since the last report."""
+REPORT_BODY = Struct("!IIIII")
+"""Since the last report: records that came whole, records that did not, datagrams of the former,
+datagrams the path lost, datagrams that the receiver's own queue had no room for."""
 
 MAX_RECORD = 62_000
 """Octets after which a record takes no more frames; the last frame may double that."""

@@ -16,6 +16,7 @@ from mesh.link import outbound as out
 from mesh.link.broadcast import Broadcasts
 from mesh.link.frames import split
 from mesh.link.inbound import Inbound
+from mesh.link.lossmeter import CREDIT_AGE, Overruns
 from mesh.link.outbound import Outbound
 from mesh.link.peers import MAX_EPOCHS, Neighbour, Peer, Peers
 from mesh.link.records import broadcast_record, frames_in, next_number, seal, unicast_record
@@ -30,6 +31,7 @@ from mesh.wire.sleeve import (
     INDEX_AT,
     PLAIN,
     PROBE,
+    REPORT_BODY,
     SEQ_AT,
     VNET_SIZE,
 )
@@ -263,7 +265,7 @@ def test_a_replay_is_seen_also_where_the_record_lies_whole() -> None:
     assert way is not None
     for _ in range(2):
         data = memoryview(datagram)[HEADER_SIZE:]
-        assert theirs.inbound.record(way, datagram[SEQ_AT:INDEX_AT], data, T0)
+        assert theirs.inbound.record(way, datagram[SEQ_AT:INDEX_AT], data, T0, 1)
     theirs.take(datagram)
     assert len(theirs.written) == 1
     assert theirs.drops == {"replayed": 2}
@@ -398,14 +400,122 @@ def test_control_datagrams_are_handed_up_once() -> None:
     assert theirs.drops == {"replayed": 1}
 
 
-def test_lost_records_are_counted_for_the_report() -> None:
-    """10.9."""
-    ours, theirs = pair()
-    for _ in range(3):
-        theirs.take(*ours.datagrams(A, bytes(unicast_record(frame(FAR, POD))), size=16)[1:])
+def reports(host: Host, *times: float, overruns: Overruns | None = None
+            ) -> list[tuple[int, int, int, int, int]]:  # fmt: skip
+    """What the host would report when it looks so many seconds after T0."""
+    ours = overruns or Overruns()
+    said = [body for t in times for _, body in host.inbound.look(ours, Instant(T0 + t))]
+    return [REPORT_BODY.unpack(body) for body in said]
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_what_was_lost_is_reported_once(encrypted: bool) -> None:
+    """10.9: torn records by what is missing of them, records of which nothing came as one."""
+    ours, theirs = Host(US, A, encrypted=encrypted), Host(A, US, encrypted=encrypted)
+    kind, body = DATA if encrypted else PLAIN, bytes(unicast_record(frame(FAR, POD, bytes(300))))
+    sent = [ours.datagrams(A, body, kind=kind, size=100) for _ in range(10)]
+    each = len(sent[0])
+    for n, datagrams in enumerate(sent):
+        if n == 3:
+            theirs.take(*datagrams[2:])
+        elif n != 5:
+            theirs.take(*datagrams)
+    assert reports(theirs, 0.01) == [(8, 0, 8 * each, 0, 0)], "what is late may still come"
+    assert reports(theirs, 0.1) == [(0, 2, 0, 3, 0)]
+    assert reports(theirs, 0.2, 0.3, 5.0) == []
     theirs.inbound.age(Instant(T0 + 10))
-    assert theirs.peers.peers[US].rx_lost == 3
-    assert theirs.drops == {"record-incomplete": 3}
+    assert theirs.drops == {"record-incomplete": 1}
+
+
+def test_single_datagrams_that_are_lost_show_as_gaps() -> None:
+    """10.9: of such records nothing lies here that could be found missing."""
+    ours, theirs = pair()
+    reports(theirs, 0.0)
+    sent = [ours.datagrams(A, bytes(unicast_record(frame(FAR, POD))))[0] for _ in range(100)]
+    theirs.take(*(d for n, d in enumerate(sent) if n % 10 != 5))
+    assert reports(theirs, 0.05, 0.1) == [(90, 10, 90, 10, 0)]
+
+
+def test_reordered_datagrams_are_not_lost() -> None:
+    """10.9: nor are records that others overtook."""
+    ours, theirs = pair()
+    sent = [
+        datagram
+        for _ in range(50)
+        for datagram in ours.datagrams(A, bytes(unicast_record(frame(FAR, POD, bytes(250)))))
+    ]
+    shuffled = sent[::-1]
+    theirs.take(*shuffled[: len(sent) // 2])
+    first = reports(theirs, 0.01)
+    theirs.take(*shuffled[len(sent) // 2 :])
+    said = first + reports(theirs, 0.06, 0.11, 0.2, 2.0, 4.0)
+    assert sum(whole for whole, *_ in said) == 51
+    assert all((lost, missing) == (0, 0) for _, lost, _, missing, _ in said)
+
+
+def test_a_new_key_is_no_loss() -> None:
+    """10.9: its numbers begin above all that were used (10.4)."""
+    ours, theirs = pair()
+    for host, other in ((ours, A), (theirs, US)):
+        me = host.peers.us
+        assert me is not None
+        host.peers.peers[other].tx[1].seq += 500
+        host.peers.apply(w.RetireEpoch(other, 1))
+        host.peers.apply(install(me, other, 2))
+        host.peers.apply(w.ActivateEpoch(other, 2))
+    for _ in range(5):
+        theirs.take(*ours.datagrams(A, bytes(unicast_record(frame(FAR, POD)))))
+    said = reports(theirs, 0.05, 0.1, 0.15, 5.0)
+    assert all((lost, missing) == (0, 0) for _, lost, _, missing, _ in said)
+
+
+def test_what_our_own_queue_dropped_is_not_the_paths_loss() -> None:
+    """10.9: and what is missing beyond that is."""
+    ours, theirs = pair()
+    overruns = Overruns(1_000)
+    reports(theirs, 0.0, overruns=overruns)
+    sent = [ours.datagrams(A, bytes(unicast_record(frame(FAR, POD))))[0] for _ in range(100)]
+    theirs.take(*sent[:40], *sent[60:80], *sent[85:])
+    overruns.counted(1_020, Instant(T0 + 0.05))
+    assert reports(theirs, 0.05, 0.1, overruns=overruns) == [(75, 25, 75, 5, 20)]
+
+
+def test_an_overrun_that_was_not_of_these_is_forgotten() -> None:
+    """It may have been of what we relay, or of strangers."""
+    ours, theirs = pair()
+    overruns = Overruns()
+    overruns.counted(1_000, T0)
+    overruns.counted(1_000, Instant(T0 + CREDIT_AGE))
+    sent = [ours.datagrams(A, bytes(unicast_record(frame(FAR, POD))))[0] for _ in range(10)]
+    reports(theirs, 1.0, overruns=overruns)
+    theirs.take(*sent[:5], *sent[6:])
+    assert reports(theirs, 1.05, 1.1, overruns=overruns)[-1][3:] == (1, 0)
+
+
+def test_after_a_loss_clean_reports_come_sooner() -> None:
+    """10.9: for ten seconds, that the sender may grow."""
+    ours, theirs = pair()
+    theirs.take(*ours.datagrams(A, bytes(unicast_record(frame(FAR, POD)))))
+    ours.datagrams(A, b"lost")
+    counts = []
+    for second in range(12):
+        said = 0
+        for n in range(20):
+            theirs.take(*ours.datagrams(A, bytes(unicast_record(frame(FAR, POD)))))
+            said += len(reports(theirs, second + n / 20))
+        counts.append(said)
+    assert counts[1:9] == [4] * 8
+    assert counts[11] == 1
+
+
+def test_a_clean_path_is_reported_once_a_second() -> None:
+    """10.9: how a sender learns that the loss has gone; and nothing while nothing comes."""
+    ours, theirs = pair()
+    assert len(reports(theirs, 0.0, 0.05)) == 1
+    for n in range(40):
+        theirs.take(*ours.datagrams(A, bytes(unicast_record(frame(FAR, POD)))))
+        assert len(reports(theirs, 0.05 * n + 0.1)) == (n % 20 == 18)
+    assert len(reports(theirs, *(3.0 + n for n in range(20)))) == 1
 
 
 # ---- tables

@@ -16,12 +16,10 @@ from mesh.link.broadcast import COUNTER_BITS, MAX_INCARNATIONS, Broadcasts
 from mesh.link.macs import AGE, LOCAL, MacTable
 from mesh.link.probes import MAX_PROBES, Probes, body, parse
 from mesh.link.receivemode import BEFORE, IDLE_CALLS, LOAD, TRIAL_CALLS, TRY_AGAIN, ReceiveMode
-from mesh.link.recordsize import MIN_RECORD, QUIET, RecordSize
 from mesh.link.replay import WINDOW, ReplayWindow
 from mesh.link.slotsize import FIRST_LOOK, SlotSize
 from mesh.link.slotsize import WINDOW as SLOT_WINDOW
 from mesh.names import ShortID
-from mesh.wire.sleeve import MAX_RECORD
 
 A, B = ShortID(1), ShortID(2)
 T0 = Instant(100.0)
@@ -45,6 +43,28 @@ def test_replay_window_against_a_set(numbers: list[int], base: int) -> None:
         if expected:
             seen.add(number)
             top = max(top, number)
+
+
+@given(st.sets(st.integers(1, 3 * WINDOW), min_size=1, max_size=200), st.integers(0, 3 * WINDOW),
+       st.integers(0, 4 * WINDOW))  # fmt: skip
+def test_missing_numbers_against_a_set(numbers: set[int], after: int, upto: int) -> None:
+    """10.9: those that were not accepted and are not forgotten."""
+    window = ReplayWindow()
+    for number in sorted(numbers):
+        window.accept(number)
+    top = max(numbers)
+    assert window.top == top
+    assert window.first == min(n for n in numbers if n > top - WINDOW)
+    span = range(max(after, top - WINDOW) + 1, min(upto, top) + 1)
+    assert window.missing(after, upto) == sum(n not in numbers for n in span)
+
+
+def test_numbers_in_clear_may_begin_again() -> None:
+    """Nobody vouches for them: a sender that started anew counts from 1."""
+    window = ReplayWindow()
+    window.note(3 * WINDOW)
+    window.note(1)
+    assert (window.first, window.top) == (1, 1)
 
 
 def test_replay_window_is_8192_wide() -> None:
@@ -178,6 +198,28 @@ def test_records_that_wait_in_vain_are_given_up() -> None:
     assert not pool._per_peer
 
 
+def test_what_waits_for_long_is_torn_once() -> None:
+    """10.9: records and the datagrams missing of them, and only what is late."""
+    pool = ra.Reassembly()
+    for index in range(3):
+        pool.add((A, 1, 1), index, 5, b"a", T0)
+    pool.add((A, 1, 2), 0, 5, b"a", T0)
+    pool.add((B, 1, 1), 0, 2, b"b", at(0.04))
+    assert pool.take_torn(at(0.06), 0.05) == {A: (2, 6)}
+    assert pool.take_torn(at(0.06), 0.05) == {}
+    assert pool.add((B, 1, 1), 1, 2, b"b", at(0.06)) == b"bb"
+    pool.age(at(10))
+    assert pool.take_torn(at(10), 0.05) == {}
+
+
+def test_what_is_given_up_before_it_is_late_is_torn() -> None:
+    """10.9: at a high rate of loss there is no room to wait."""
+    pool = ra.Reassembly()
+    for seq in range(ra.MAX_PARTIAL_PER_PEER + 10):
+        pool.add((A, 1, seq), 0, 5, b"a", T0)
+    assert pool.take_torn(T0, 0.05) == {A: (10, 40)}
+
+
 def test_one_peer_cannot_take_anothers_room() -> None:
     """10.2: bounded for each peer and in all."""
     pool = ra.Reassembly()
@@ -205,25 +247,6 @@ def test_octets_are_bounded_also_within_records(monkeypatch: pytest.MonkeyPatch)
 
 
 # ---- sizes and modes
-
-
-def test_records_shrink_with_loss_and_grow_back() -> None:
-    """10.9."""
-    size = RecordSize()
-    size.reported(96, 4, T0)
-    assert size.limit == MAX_RECORD
-    size.reported(95, 5, T0)
-    assert size.limit == MAX_RECORD // 2
-    size.reported(60, 40, T0)
-    assert size.limit == MAX_RECORD // 8
-    for _ in range(10):
-        size.reported(0, 9, T0)
-    assert size.limit == MIN_RECORD
-    size.grow(at(QUIET - 0.1))
-    assert size.limit == MIN_RECORD
-    for n in range(1, 20):
-        size.grow(at(QUIET * n))
-    assert size.limit == MAX_RECORD
 
 
 def test_slots_follow_what_comes() -> None:
