@@ -131,7 +131,7 @@ class Receiver:
                 if HEADER_SIZE <= size <= payload + HEADER_SIZE:
                     at = payload * start
                     data = payloads[at : at + many * payload + size - HEADER_SIZE]
-                    if inbound.record(way, head[SEQ_AT:INDEX_AT], data, self._now):
+                    if inbound.record(way, head[SEQ_AT:INDEX_AT], data, self._now, many + 1):
                         if many:
                             self._wanted = self._sizes.saw(payload, many) or self._wanted
                         start = last + 1

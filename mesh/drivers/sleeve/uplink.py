@@ -78,7 +78,7 @@ class Uplink:
         """One record, or several when frames for others lie between; whether more may wait."""
         buffer, view, run, tap = self._buffer, self._view, self._run, self._tap
         dest: Peer | None = None
-        limit = MAX_RECORD
+        limit = most = MAX_RECORD
         end = reads = octets = 0
         more = True
         while reads < MAX_READS and end < limit:
@@ -110,16 +110,16 @@ class Uplink:
             peer = self._outbound.destination(buffer, at, size, now)
             if peer is None:
                 continue
+            if end and (peer is not dest or at + size > limit < MAX_RECORD):
+                assert dest is not None
+                self._sender.record(dest, view[:end])
+                view[: FRAME_LENGTH.size + size] = view[end : at + size]
+                at, end = FRAME_LENGTH.size, 0
             if peer is not dest:
-                if dest is not None and end:
-                    self._sender.record(dest, view[:end])
-                    view[: FRAME_LENGTH.size + size] = view[end : at + size]
-                    at, end = FRAME_LENGTH.size, 0
-                dest, limit = peer, peer.size.limit
-            if size > limit < MAX_RECORD:
+                dest, limit, most = peer, peer.size.together, peer.size.limit
+            if at + size > most < MAX_RECORD:
                 # The path loses datagrams: what is lost of this must be less than all of it.
-                self._sender.record(dest, view[:end]) if end else None
-                for piece in split(bytes(view[at : at + size]), limit):
+                for piece in split(bytes(view[at : at + size]), most - FRAME_LENGTH.size):
                     self._sender.record(dest, unicast_record(piece))
                 end = 0
                 break

@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
+from math import inf
 
 from mesh.clock import Instant
 from mesh.drivers.sleeve.abi import endpoint_from
@@ -20,6 +21,7 @@ from mesh.errors import MalformedMessageError
 from mesh.link import probes
 from mesh.link.broadcast import INCARNATION_BITS, Broadcasts
 from mesh.link.drops import Drop
+from mesh.link.lossmeter import LOOK, Overruns
 from mesh.link.peers import Neighbour, Peer, Peers
 from mesh.names import ShortID
 from mesh.wire import worker as w
@@ -62,6 +64,8 @@ class Worker:
         self._probes = probes.Probes()
         self._told_too_big: dict[tuple[ShortID, int], Instant] = {}
         self._first_overruns = self._overruns()
+        self._heard = Overruns(self._first_overruns)
+        self._look_at = Instant(inf)
 
     def run(self) -> None:
         """Work until the daemon says so or is gone. Raises TapGoneError."""
@@ -78,11 +82,12 @@ class Worker:
             if wanted != listening:
                 listening = wanted
                 poll.modify(daemon.fileno(), wanted)
-            events = poll.poll(max(0.0, next_tick - _now()))
+            events = poll.poll(max(0.0, min(next_tick, self._look_at) - _now()))
             now = _now()
             for fd, _ in events:
                 if fd == self._udp_fd:
                     self._receiver.receive(now)
+                    self._look_at = min(self._look_at, Instant(now + LOOK))
                 elif fd == self._tap_fd:
                     self._uplink.read(now)
                 elif fd in lanes:
@@ -91,6 +96,8 @@ class Worker:
                     self._listen(now)
             if peers.macs.news:
                 self._tell_news()
+            if now >= self._look_at:
+                self._look(now)
             if now >= next_tick:
                 next_tick = now + TICK
                 self._tick(now)
@@ -101,10 +108,16 @@ class Worker:
         self._uplink.tick()
         peers.macs.age(now)
         for peer in peers.peers.values():
-            peer.size.grow(now)
-            if peer.rx_lost:
-                self._sender.small(REPORT, peer, REPORT_BODY.pack(peer.rx_whole, peer.rx_lost))
-            peer.rx_whole = peer.rx_lost = 0
+            peer.size.age(now)
+            if (path := peers.path(peer.short_id)) is not None:
+                peer.size.follow((path[0], path[1].endpoint), path[2])
+
+    def _look(self, now: Instant) -> None:
+        """What our peers sent us and what of it came, told to them while anything comes."""
+        self._heard.counted(self._overruns(), now)
+        for peer, report in self._receiver.inbound.look(self._heard, now):
+            self._sender.small(REPORT, peer, report)
+        self._look_at = Instant(now + LOOK if self._receiver.inbound.is_waiting else inf)
 
     # ---- the daemon
 
@@ -209,8 +222,8 @@ class Worker:
 
     @staticmethod
     def _reported(peer: Peer, body: bytes, now: Instant) -> None:
-        whole, lost = REPORT_BODY.unpack(body)
-        peer.size.reported(whole, lost, now)
+        _, _, came, missing, _ = REPORT_BODY.unpack(body)
+        peer.size.reported(came, missing, now)
 
     # ---- what peers say to workers
 
@@ -222,6 +235,7 @@ class Worker:
             return
         octets = size - probes.overhead(encrypted=peers.encrypted)
         self._probes.sent(number, size, now)
+        peer.size.probed()
         self._sender.small(PROBE, peer, probes.body(number, size, octets=octets), via=via)
 
     def _on_control(self, kind: int, peer: Peer, body: bytes, source: bytes, octets: int) -> None:
@@ -239,6 +253,7 @@ class Worker:
             if kind == PROBE_REPLY:
                 rtt = self._probes.answered(number, size, now)
                 if rtt is not None:
+                    peer.size.answered()
                     self._daemon.say(w.ProbeReplied(peer.short_id, number, size, int(rtt * 1e6)))
                 return
             if size != octets:
