@@ -35,7 +35,7 @@ BBR would be faster with 0.12."""
 SHARED_BUDGET = 0.01
 """Share of the records of frames that wait together that may be lost."""
 
-AVERAGES = ((500, 0.25, 2.0, 1), (3_000, 1.0, 1.0, 1), (20_000, 10.0, 0.0, 5_000))
+AVERAGES = ((500, 0.25, 2.0, 1), (3_000, 1.0, 1.0, 1), (20_000, 10.0, 0.5, 1_000))
 """Over how many datagrams, and on a path with little traffic seconds, loss is averaged; how many
 standard deviations it must be sure of; the datagrams it counts as at the least. A change shows in
 the first within a few records, noise ends in the last, and none takes one lost datagram for a
@@ -44,6 +44,9 @@ rate."""
 GONE = 40
 """Datagrams lost that would have been expected since the last one that was: then the loss has
 gone. Several times what lies between two bursts of five."""
+
+GONE_AFTER = 0.2
+"""Seconds at the least: what came is reported at once, what is missing two looks later."""
 
 MOST_EXCUSED = 16
 """Probes whose loss is not the records': those of a search for the path's MTU, and some."""
@@ -99,6 +102,7 @@ class RecordSize:
 
     __slots__ = (
         "_averages", "_ceiling", "_changed_at", "_clean", "_excused", "_grew_at", "_grew_from",
+        "_missed_at",
         "_most", "_pause", "_payload", "_reported_at", "_retry_at", "_segment", "_via",
         "datagrams", "limit", "together",
     )  # fmt: skip
@@ -106,7 +110,7 @@ class RecordSize:
     def __init__(self) -> None:
         self._via: object = None
         self.datagrams, self._clean, self._excused = 1, 0, 0
-        self._reported_at = Instant(0.0)
+        self._reported_at, self._missed_at = Instant(0.0), Instant(0.0)
         self._averages: tuple[_Average, ...] = ()
         self._use(FIRST_SEGMENT)
         self._start()
@@ -141,7 +145,9 @@ class RecordSize:
         passed = max(0.0, now - self._reported_at)
         self._reported_at = now
         self._clean = 0 if missing else self._clean + counted
-        if self._clean * self.loss >= GONE:
+        if missing:
+            self._missed_at = now
+        elif self._clean * self.loss >= GONE and now - self._missed_at >= GONE_AFTER:
             self._forget()
         for average in self._averages:
             average.add(counted, missing * counted / seen, passed)

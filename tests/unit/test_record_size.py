@@ -79,6 +79,25 @@ def test_the_first_report_of_heavy_loss_is_enough() -> None:
     assert size.datagrams <= 2
 
 
+def test_what_came_is_heard_of_before_what_did_not() -> None:
+    """One burst's datagrams fill a report, those missing of it come with the next."""
+    size = RecordSize()
+    told(size, 0.05)
+    for n in range(20):
+        size.reported(4000, 0, at(10 + n * 0.1))
+        size.reported(0, 200, at(10.05 + n * 0.1))
+        assert size.datagrams == 1
+
+
+def test_some_seconds_of_quiet_forget_nothing() -> None:
+    """What came is a thousand datagrams in all, and the next transfer begins a while later."""
+    size = RecordSize()
+    for n in range(10):
+        size.reported(97, 3, at(n / 20))
+    size.reported(40, 0, at(5))
+    assert size.datagrams <= 4
+
+
 def test_loss_that_has_gone_is_forgotten_in_steps() -> None:
     size = RecordSize()
     told(size, 0.05)
@@ -173,6 +192,9 @@ def test_one_report_weighs_no_more_than_what_can_have_been_sent() -> None:
     assert size.datagrams == 1
     told(size, 0.0, begin=1.0, seconds=20)
     assert size.datagrams == LARGEST
+    size.reported(0xFFFFFFFF, 0, at(22))
+    told(size, 0.05, begin=22.0, seconds=0.3)
+    assert size.datagrams <= 2
 
 
 def test_a_flood_of_good_news_grows_nothing_faster() -> None:
