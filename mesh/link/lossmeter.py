@@ -27,8 +27,9 @@ SETTLE = LOOK
 REPORT_EVERY = 1.0
 """Seconds between two reports that nothing was lost: how the sender learns what its loss is of."""
 
-EAGER_EVERY, EAGER = 0.25, 10.0
-"""Seconds between such reports, for so long after a loss: the sender grows by their steps."""
+EAGER_EVERY, EAGER = 0.25, 60.0
+"""Seconds between such reports, for so long after a loss: the sender grows by their steps, and
+forgets by itself what is older (``recordsize.STALE``)."""
 
 CREDIT_AGE = 1.0
 """Seconds until an overrun must have shown as something missing; what has not was not for us."""

@@ -63,6 +63,7 @@ def test_lost_probes_are_no_lost_records() -> None:
     for n in range(60):
         size.probed()
         size.reported(5, 1, at(n))
+        assert size.datagrams == LARGEST
     for n in range(60):
         size.probed()
         size.answered()
