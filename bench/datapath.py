@@ -54,7 +54,7 @@ def hosts(*, offloads: bool, quick: bool) -> Iterator[tuple[World, list[Path]]]:
 
 def configure(world: World, *, encrypted: bool) -> None:
     for node in world.nodes:
-        node.say(w.Configure(node.short_id, node.name, 1420, encrypted))
+        node.say(w.Configure(node.short_id, node.name, 1400, encrypted))
         node.counters()
 
 

@@ -9,7 +9,7 @@ from bench.load import Ends
 from bench.nodes import Node, World, ip, run_in
 from weaver.config import Config
 
-_VXLAN_MTU = "1420"
+_VXLAN_MTU = "1400"
 
 
 def usual_lanes() -> tuple[int, ...]:

@@ -145,7 +145,7 @@ class Node:
         ip("-n", pod, "addr", "add", f"{self.address}/24", "dev", "eth0")
         ip("-n", pod, "addr", "add", f"{self.address6}/64", "dev", "eth0", "nodad")
 
-    def start(self, *, encrypted: bool = True, mtu: int = 1420) -> None:
+    def start(self, *, encrypted: bool = True, mtu: int = 1400) -> None:
         """Start the worker on the devices and configure it."""
         self._gathering = Gathering(self.lanes)
         pairs = {
@@ -277,8 +277,8 @@ class World:
         cables: list[Cable],
         *,
         via: dict[tuple[int, int], int] | None = None,
-        pod_mtu: int = 1420,
-        mtu: int = 1420,
+        pod_mtu: int = 1400,
+        mtu: int = 1400,
         encrypted: bool = True,
         offloads: bool = True,
         module: str = "mesh.drivers.sleeve",

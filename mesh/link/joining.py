@@ -208,7 +208,9 @@ class Joiner:
         """A frame, virtio-net header first; what of it is held is copied."""
         size = len(frame)
         if not AFTER4 < size <= LARGEST:
-            self._pass(frame)
+            if self._flows:
+                self.flush()
+            self._write(frame)
             return
         if frame[22] == 0x86:
             self._add_six(frame, size)

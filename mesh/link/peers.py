@@ -106,7 +106,7 @@ class Peers:
         self._first = lane << LANE_SHIFT
         self.version = 0
         self.us: ShortID | None = None
-        self.mtu = 1420
+        self.mtu = 1400
         self.encrypted = True
         self.peers: dict[ShortID, Peer] = {}
         self.neighbours: dict[ShortID, Neighbour] = {}

@@ -25,26 +25,30 @@ CLEARLY = 2
 class SlotSize:
     """``saw`` returns a size to change to, or None."""
 
-    __slots__ = ("_seen", "_total", "current")
+    __slots__ = ("_others", "_ours", "_total", "current")
 
     def __init__(self, current: int) -> None:
         self.current = current
-        self._seen: Counter[int] = Counter()
-        self._total = 0
+        self._others: Counter[int] = Counter()
+        self._ours = self._total = 0
 
     def saw(self, size: int, count: int = 1) -> int | None:
         """``count`` datagrams with ``size`` octets of payload came."""
-        if not LEAST <= size <= MOST:
+        if size == self.current:
+            self._ours += count
+        elif LEAST <= size <= MOST:
+            self._others[size] += count
+        else:
             return None
-        self._seen[size] += count
         self._total += count
-        ours = self._seen[self.current]
-        if self._total < (WINDOW if ours else FIRST_LOOK):
+        if self._total < (WINDOW if self._ours else FIRST_LOOK):
             return None
-        best, times = self._seen.most_common(1)[0]
-        self._seen.clear()
-        self._total = 0
-        if best == self.current or times <= CLEARLY * ours:
+        ours, self._ours, self._total = self._ours, 0, 0
+        if not self._others:  # nearly always
+            return None
+        best, times = self._others.most_common(1)[0]
+        self._others.clear()
+        if times <= CLEARLY * ours:
             return None
         self.current = best
         return best

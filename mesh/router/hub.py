@@ -31,7 +31,7 @@ class RouterConfig:
     port: int = 6783
     probe_port: int = 6786
     sleeve_port: int = 6783
-    mtu: int = 1420
+    mtu: int = 1400
     limit: int = 200
     discovery: bool = True
     liveness_timeout: float = 5.0

@@ -66,7 +66,7 @@ class Topology:
         *,
         short_id_hint: ShortID | None = None,
         program: str = "weaver",
-        mtu: int = 1420,
+        mtu: int = 1400,
         overlays: tuple[str, ...] = ("sleeve",),
         collect_after: float = COLLECT_AFTER,
     ) -> None:

@@ -21,7 +21,7 @@ TAG = f"sm{os.getpid() % 1000}"
 @pytest.mark.parametrize("offloads", [False, True], ids=["offloads-off", "offloads-on"])
 def test_an_underlay_of_1280_carries_pods_of_1420(offloads: bool) -> None:
     """10.2: a record is cut to what fits, so the underlay's MTU is nothing to the pods."""
-    with World(TAG, 2, [Cable(1, 2, mtu=1280)], offloads=offloads) as world:
+    with World(TAG, 2, [Cable(1, 2, mtu=1280)], pod_mtu=1420, mtu=1420, offloads=offloads) as world:
         a, b = world.nodes
         assert "3 received" in ping(a, b, "-M", "do", "-s", "1392")
         transfer(a, b, 20_000_000)

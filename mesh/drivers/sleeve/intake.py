@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable
@@ -39,6 +40,9 @@ _MM_SIZE = ctypes.sizeof(MMsgHdr)
 SIZE_STEP = _MM_SIZE // 4
 SIZE_AT = MMsgHdr.len.offset // 4
 """Where the sizes stand in ``words``, and how far apart."""
+_SEGMENT = struct.Struct("=iii")
+"""Of a control message: level, type, and the size of the run's datagrams."""
+
 _RUN = 65_536
 """Octets of the largest run the kernel hands up."""
 
@@ -172,9 +176,9 @@ class Intake:
     def _run_size(self, size: int) -> int:
         """The size of the datagrams that the kernel put together, or of the only one."""
         if self._gro.controllen >= 20:
-            head = memoryview(self._control)[8:20].cast("B").cast("i").tolist()
-            if head[:2] == [SOL_UDP, UDP_GRO] and head[2] > 0:
-                return head[2]
+            level, kind, run = _SEGMENT.unpack_from(self._control, 8)
+            if level == SOL_UDP and kind == UDP_GRO and run > 0:
+                return int(run)
         return size
 
     def _take_apart(self, fill: int, size: int, run: int) -> None:
