@@ -16,8 +16,8 @@ from mesh.wire.cipher import Cipher
 DEFAULT_RANGE = "10.32.0.0/12"
 DEFAULT_MTU = 1400
 """Octets of IP packet that pods use: with 68 octets of headers, length and seal a record of one
-fits one datagram of an Ethernet over IPv4 (1,472), so on a path that loses it is lost alone. Any other
-underlay carries it, too, in two where it must."""
+fits one datagram of an Ethernet over IPv4 (1,472), so on a path that loses it is lost
+alone. Any other underlay carries it, too, in two where it must."""
 
 DEFAULT_LANES = 4
 """Processes of the sleeve's worker at the most, where nobody says how many."""
