@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -35,6 +35,10 @@ class Sent:
 
     def record(self, peer: Peer, frames: memoryview) -> None:
         self.records.append((peer.short_id, bytes(frames)))
+
+    def singles(self, peer: Peer, records: Sequence[memoryview]) -> None:
+        for record in records:
+            self.record(peer, record)
 
     def datagrams(self) -> list[int]:
         payload = SEGMENT - HEADER_SIZE

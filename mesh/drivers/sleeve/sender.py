@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mesh.drivers.sleeve.abi import (
     MAX_GSO_OCTETS,
@@ -92,14 +92,12 @@ class Sender:
         self._single = bytearray(MOST + HEADER_SIZE)
         self._single_view = memoryview(self._single)
         self._single_iov = IoVec(address_of(self._single), 0)
+        self._bursts: Slots | None = None
         self._single_address = ctypes.addressof(self._single_iov)
 
     def record(self, peer: Peer, frames: memoryview) -> None:
         """Seal frames (a record's payload) for a peer and send them on their way."""
-        if self._version != self._peers.version:
-            self._version = self._peers.version
-            self._ways.clear()
-        way = self._ways.get(peer.short_id) or self._way(peer)
+        way = self._way_to(peer)
         if way is None:
             return
         slots = way.slots
@@ -133,33 +131,65 @@ class Sender:
             slots.stamp = stamp
         self.slots(slots, 0, total, size - (total - 1) * payload, way.hop, way.via)
 
+    def singles(self, peer: Peer, records: Sequence[memoryview]) -> None:
+        """Send records of which each should be one datagram: a path that loses what is large.
+
+        Those of one size share a system call, as a record's datagrams do, and nothing else.
+        """
+        first = 0
+        while first < len(records):
+            size = len(records[first])
+            end = first + 1
+            most = min(MAX_GSO_SEGMENTS, MAX_GSO_OCTETS // (size + HEADER_SIZE + TAG_SIZE))
+            while end < len(records) and end - first < most and len(records[end - 1]) == size:
+                if len(records[end]) > size:
+                    break
+                end += 1  # of the same size, or the last and shorter
+            self._burst(peer, records[first:end])
+            first = end
+
+    def _burst(self, peer: Peer, records: Sequence[memoryview]) -> None:
+        way = self._way_to(peer)
+        if way is None:
+            return
+        size = len(records[0]) + way.overhead
+        if len(records) == 1 or size > way.slots.payload:
+            for record in records:
+                self.record(peer, record)
+            return
+        slots = self._bursts
+        if slots is None or slots.payload < size:
+            slots = self._bursts = Slots(MAX_GSO_SEGMENTS, way.slots.payload)
+        for n, record in enumerate(records):
+            number = next_number(peer, way.epoch).to_bytes(8, "big")
+            slots.headers[HEADER_SIZE * n : HEADER_SIZE * (n + 1)] = way.fixed + number + _ALONE
+            at, length = slots.payload * n, len(record) + way.overhead
+            into = slots.payload_view[at : at + length]
+            if way.encrypt is None:
+                into[:] = record
+            else:
+                way.encrypt(_NONCE_HEAD + number, record, way.aad, into)
+            slots.lengths[2 * n + 1] = length
+            peer.tx_octets += len(record)
+        if self._aim(way.via):
+            self._send_run(slots, 0, len(records), size + HEADER_SIZE, way.hop)
+
     def slots(
         self, slots: Slots, first: int, total: int, tail: int, hop: ShortID, via: Neighbour
     ) -> None:
         """Send ``total`` slots from ``first`` on, the last with ``tail`` octets of payload."""
         if not self._aim(via):
             return
-        msg, payload = self._msg, slots.payload
-        segment = payload + HEADER_SIZE
+        segment = slots.payload + HEADER_SIZE
         most = min(MAX_GSO_SEGMENTS, MAX_GSO_OCTETS // segment)
-        slots.lengths[2 * (first + total) - 1] = tail
-        if segment != self._segment:
-            self._segment = segment
-            struct.pack_into("=QiiH6x", self._control, 0, 18, SOL_UDP, UDP_SEGMENT, segment)
         end = first + total
+        slots.lengths[2 * end - 1] = tail
         while first < end:
             count = min(most, end - first)
-            msg.iov = slots.iov_address + 32 * first
-            msg.iovlen = 2 * count
-            if count > 1:
-                msg.control, msg.controllen = self._control_address, 24
-            else:
-                msg.control, msg.controllen = None, 0
+            alone = count == 1 and first + 1 == end
+            self._send_run(slots, first, count, HEADER_SIZE + tail if alone else segment, hop)
             first += count
-            if sendmsg(self._fd, self._msg_address, MSG_DONTWAIT) < 0:
-                alone = count == 1 and first == end
-                self._failed(ctypes.get_errno(), hop, HEADER_SIZE + tail if alone else segment)
-        slots.lengths[2 * end - 1] = payload
+        slots.lengths[2 * end - 1] = slots.payload
 
     def small(self, kind: int, peer: Peer, body: bytes, *, via: Neighbour | None = None) -> None:
         """Send a record of one datagram: by its route, or straight ``via`` an address, one hop."""
@@ -183,6 +213,29 @@ class Sender:
             self._send_alone(len(data), hop)
 
     # ---- inside
+
+    def _send_run(self, slots: Slots, first: int, count: int, segment: int, hop: ShortID) -> None:
+        """One system call for so many slots, each a datagram of ``segment`` octets but for the
+        last, which may be shorter."""
+        msg = self._msg
+        msg.iov = slots.iov_address + 32 * first
+        msg.iovlen = 2 * count
+        if count > 1:
+            if segment != self._segment:
+                self._segment = segment
+                struct.pack_into("=QiiH6x", self._control, 0, 18, SOL_UDP, UDP_SEGMENT, segment)
+            msg.control, msg.controllen = self._control_address, 24
+        else:
+            msg.control, msg.controllen = None, 0
+        if sendmsg(self._fd, self._msg_address, MSG_DONTWAIT) < 0:
+            self._failed(ctypes.get_errno(), hop, segment)
+
+    def _way_to(self, peer: Peer) -> _Way | None:
+        """How to send to a peer, remembered until a table changes."""
+        if self._version != self._peers.version:
+            self._version = self._peers.version
+            self._ways.clear()
+        return self._ways.get(peer.short_id) or self._way(peer)
 
     def _send_alone(self, size: int, hop: ShortID) -> None:
         self._single_iov.len = size

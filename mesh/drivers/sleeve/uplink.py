@@ -119,8 +119,8 @@ class Uplink:
                 dest, limit, most = peer, peer.size.together, peer.size.limit
             if at + size > most < MAX_RECORD:
                 # The path loses datagrams: what is lost of this must be less than all of it.
-                for piece in split(bytes(view[at : at + size]), most - FRAME_LENGTH.size):
-                    self._sender.record(dest, unicast_record(piece))
+                pieces = split(bytes(view[at : at + size]), most - FRAME_LENGTH.size)
+                self._sender.singles(dest, [unicast_record(piece) for piece in pieces])
                 end = 0
                 break
             end = at + size
