@@ -249,6 +249,7 @@ class Inbound:
         peer = way.peer
         size = len(plain)
         peer.rx_octets += size
+        peer.rx_records += 1
         peer.meter.came(datagrams)
         if size >= FRAME_LENGTH.size + LEAST_FRAME:
             (length,) = FRAME_LENGTH.unpack_from(plain)
@@ -276,6 +277,8 @@ class Inbound:
         else:
             macs.learn(source, place, now)
         self.frames += 1
+        if (peer := self._peers.peers.get(place)) is not None:
+            peer.rx_frames += 1
         self.octets += len(frame) - VNET_SIZE
         self._deliver(frame)
 

@@ -65,12 +65,11 @@ class Gathering:
 
 def _sum(answers: list[w.Counters]) -> w.Counters:
     drops: Counter[str] = Counter()
-    octets: dict[int, tuple[int, int]] = {}
+    peers: dict[ShortID, w.PeerCounters] = {}
     for answer in answers:
         drops.update(dict(answer.drops))
-        for short_id, tx, rx in answer.peers:
-            before = octets.get(short_id, (0, 0))
-            octets[short_id] = (before[0] + tx, before[1] + rx)
+        for entry in answer.peers:
+            peers[entry.short_id] = _add(peers.get(entry.short_id), entry)
     return w.Counters(
         tx_frames=sum(answer.tx_frames for answer in answers),
         tx_octets=sum(answer.tx_octets for answer in answers),
@@ -78,8 +77,17 @@ def _sum(answers: list[w.Counters]) -> w.Counters:
         rx_octets=sum(answer.rx_octets for answer in answers),
         relayed=sum(answer.relayed for answer in answers),
         drops=tuple(sorted(drops.items())),
-        peers=tuple((ShortID(short_id), *pair) for short_id, pair in octets.items()),
+        peers=tuple(peers.values()),
     )
+
+
+def _add(before: w.PeerCounters | None, entry: w.PeerCounters) -> w.PeerCounters:
+    """What lanes count of one peer adds up, but for how large their records may be."""
+    if before is None:
+        return entry
+    sums = (a + b for a, b in zip(before[1:-1], entry[1:-1], strict=True))
+    limit = min(before.record_limit, entry.record_limit)
+    return w.PeerCounters._make((entry.short_id, *sums, limit))
 
 
 def _union(tables: list[w.Macs]) -> w.Macs:

@@ -69,8 +69,20 @@ class Peer:
     plain_seq: int = 0
     tx_octets: int = 0
     rx_octets: int = 0
+    tx_frames: int = 0
+    rx_frames: int = 0
+    tx_records: int = 0
+    rx_records: int = 0
+    tx_datagrams: int = 0
+    tx_calls: int = 0
     meter: LossMeter = field(default_factory=LossMeter)
     plain_seen: dict[int, ReplayWindow] = field(default_factory=dict)
+
+    def counters(self) -> w.PeerCounters:
+        return w.PeerCounters(
+            self.short_id, self.tx_octets, self.rx_octets, self.tx_frames, self.rx_frames,
+            self.tx_records, self.rx_records, self.tx_datagrams, self.tx_calls, self.size.limit,
+        )  # fmt: skip
 
     def plain_window(self, lane: int) -> ReplayWindow:
         return self.plain_seen.setdefault(lane, ReplayWindow())

@@ -318,6 +318,12 @@ class Links:
         if self.worker_up and peer in self._ids:
             self._tell_one(w.Probe(self._ids[peer], nonce, size))
 
+    def traffic_of(self, peer: PeerName) -> w.PeerCounters | None:
+        """What the worker counted of a peer when it was last asked."""
+        counted = self.counters.peers if self.counters is not None else ()
+        short_id = self._ids.get(peer)
+        return next((entry for entry in counted if entry.short_id == short_id), None)
+
     def _look_at_traffic_later(self) -> None:
         self._hub.deadlines.set(("traffic",), Instant(self._hub.now + TRAFFIC_INTERVAL))
 

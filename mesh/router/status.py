@@ -14,6 +14,7 @@ from mesh.names import PeerName
 from mesh.router.choices import Choice, Path
 from mesh.router.directs import Direct
 from mesh.topology.routes import Route
+from mesh.wire.worker import PeerCounters
 
 if TYPE_CHECKING:
     from mesh.router.router import Router
@@ -100,6 +101,23 @@ class ChoiceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class TrafficStatus:
+    """What the sleeve's worker counted of a peer since it was told of it, a second ago at most.
+
+    ``record_limit``: octets that a record to it may have at present; ``datagrams_per_call``: sent.
+    """
+
+    tx_frames: int
+    tx_octets: int
+    tx_records: int
+    rx_frames: int
+    rx_octets: int
+    rx_records: int
+    record_limit: int
+    datagrams_per_call: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class LinkStatus:
     """The data path to a peer: direct when ``next_hop`` is the peer itself.
 
@@ -126,6 +144,7 @@ class LinkStatus:
     epoch: int | None
     cipher: str | None
     key_age: float | None
+    traffic: TrafficStatus | None
     history: tuple[ChoiceStatus, ...]
 
 
@@ -351,10 +370,27 @@ def _links(router: Router, now: Instant) -> tuple[LinkStatus, ...]:
                 epoch=None if pair is None else pair.epoch,
                 cipher=None if pair is None else pair.cipher,
                 key_age=None if pair is None or pair.ready_at is None else now - pair.ready_at,
+                traffic=_traffic(links.traffic_of(name)),
                 history=tuple(_choice(entry, now) for entry in reversed(made)),
             )
         )
     return tuple(rows)
+
+
+def _traffic(counted: PeerCounters | None) -> TrafficStatus | None:
+    if counted is None:
+        return None
+    calls = counted.tx_calls
+    return TrafficStatus(
+        tx_frames=counted.tx_frames,
+        tx_octets=counted.tx_octets,
+        tx_records=counted.tx_records,
+        rx_frames=counted.rx_frames,
+        rx_octets=counted.rx_octets,
+        rx_records=counted.rx_records,
+        record_limit=counted.record_limit,
+        datagrams_per_call=counted.tx_datagrams / calls if calls else None,
+    )
 
 
 def _segment(lone: Direct | None, route: Route | None) -> int:

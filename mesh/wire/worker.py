@@ -8,6 +8,7 @@ Both ends are of one version and trust each other, yet a packet that does not de
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from mesh.errors import MalformedMessageError
 from mesh.names import Endpoint, PeerName, ShortID
@@ -16,6 +17,9 @@ from mesh.wire.codec import Reader, Writer
 
 MAX_PACKET = 128 * 1024
 """Octets of the largest message: counters of 4,095 peers are 74 KB."""
+
+MAX_PEERS_TOLD = 1_700
+"""Peers whose counters fit one packet."""
 
 MAX_MACS_TOLD = 4096
 """Addresses in one ``Macs``: a table for people to read."""
@@ -172,9 +176,27 @@ class TooBig:
     size: int
 
 
+class PeerCounters(NamedTuple):
+    """Of one peer since it was set. Octets are of records before sealing; frames as the TAP gave
+    or took them, super-frames for one; datagrams and calls are what records were sent by.
+    ``record_limit``: octets that a record may have at present (10.9)."""
+
+    short_id: ShortID
+    tx_octets: int
+    rx_octets: int
+    tx_frames: int = 0
+    rx_frames: int = 0
+    tx_records: int = 0
+    rx_records: int = 0
+    tx_datagrams: int = 0
+    tx_calls: int = 0
+    record_limit: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Totals since the worker started; ``drops`` by reason, ``peers`` octets by short ID."""
+    """Totals since the worker started; ``drops`` by reason; ``peers`` with which something was
+    exchanged, at most MAX_PEERS_TOLD."""
 
     tx_frames: int
     tx_octets: int
@@ -182,7 +204,7 @@ class Counters:
     rx_octets: int
     relayed: int
     drops: tuple[tuple[str, int], ...] = ()
-    peers: tuple[tuple[ShortID, int, int], ...] = ()
+    peers: tuple[PeerCounters, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +315,10 @@ def _write_entry(out: Writer, name: str, entry: object) -> None:
             out.u16(child)
         case ("drops", (str(reason), int(count))):
             out.text(reason).u64(count)
-        case ("peers", (int(short_id), int(tx), int(rx))):
-            out.u16(short_id).u64(tx).u64(rx)
+        case ("peers", PeerCounters(short_id)):
+            out.u16(short_id)
+            for value in entry[1:]:
+                out.u64(value)
         case ("entries", (int(mac), int(short_id))):
             out.u64(mac).u16(short_id)
         case _:
@@ -320,9 +344,10 @@ def _read(reader: Reader, kind: type[Message], name: str) -> object:
         case "drops":
             return tuple((reader.text(limit=64), reader.u64()) for _ in range(_entries(reader, 10)))
         case "peers" if kind is Counters:
+            count = len(PeerCounters._fields) - 1
             return tuple(
-                (ShortID(reader.u16()), reader.u64(), reader.u64())
-                for _ in range(_entries(reader, 18))
+                PeerCounters(ShortID(reader.u16()), *(reader.u64() for _ in range(count)))
+                for _ in range(_entries(reader, 2 + 8 * count))
             )
         case "entries":
             return tuple((reader.u64(), ShortID(reader.u16())) for _ in range(_entries(reader, 10)))

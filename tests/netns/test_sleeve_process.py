@@ -94,9 +94,11 @@ def test_tables_and_counters() -> None:
         counters = a.counters()
         assert counters.tx_frames >= 3
         assert counters.rx_octets >= 3 * 98
-        assert [(peer, tx > 0, rx > 0) for peer, tx, rx in counters.peers] == [
-            (b.short_id, True, True)
-        ]
+        (counted,) = counters.peers
+        assert counted.short_id == b.short_id
+        assert min(counted[1:]) > 0, "each of them counts something"
+        assert counted.tx_frames <= counters.tx_frames
+        assert counted.tx_calls <= counted.tx_datagrams
         a.say(w.DropPeer(b.short_id))
         assert a.counters().peers == ()
 

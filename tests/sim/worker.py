@@ -95,7 +95,7 @@ class SimWorker:
             case w.Probe(short_id, nonce, size):
                 self._probe(short_id, nonce, size)
             case w.GetCounters():
-                sent = tuple((peer, octets, 0) for peer, octets in self._sent.items())
+                sent = tuple(w.PeerCounters(peer, octets, 0) for peer, octets in self._sent.items())
                 self._say(w.Counters(0, 0, 0, 0, self._relayed, (), sent))
             case _:
                 return

@@ -118,6 +118,9 @@ class Sender:
         else:
             way.encrypt(_NONCE_HEAD + number, frames, way.aad, into)
         peer.tx_octets += len(frames)
+        peer.tx_records += 1
+        peer.tx_datagrams += total
+        peer.tx_calls += 1
         if total == 1:
             self._single[:HEADER_SIZE] = way.fixed + number + _ALONE
             if self._aim(way.via):
@@ -171,6 +174,9 @@ class Sender:
                 way.encrypt(_NONCE_HEAD + number, record, way.aad, into)
             slots.lengths[2 * n + 1] = length
             peer.tx_octets += len(record)
+        peer.tx_records += len(records)
+        peer.tx_datagrams += len(records)
+        peer.tx_calls += 1
         if self._aim(way.via):
             self._send_run(slots, 0, len(records), size + HEADER_SIZE, way.hop)
 

@@ -102,6 +102,8 @@ class Uplink:
             if head:
                 if end + size <= limit and run.takes(size):
                     end += size - head
+                    if dest is not None:
+                        dest.tx_frames += 1
                     continue
                 self._close(end)
                 if size > head:
@@ -110,6 +112,7 @@ class Uplink:
             peer = self._outbound.destination(buffer, at, size, now)
             if peer is None:
                 continue
+            peer.tx_frames += 1
             if end and (peer is not dest or at + size > limit < MAX_RECORD):
                 assert dest is not None
                 self._sender.record(dest, view[:end])

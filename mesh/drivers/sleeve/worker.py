@@ -160,6 +160,7 @@ class Worker:
         drops = peers.drops.copy()
         drops[Drop.RECEIVE_FULL.value] += self._overruns() - self._first_overruns
         drops[Drop.MALFORMED.value] += self._daemon.malformed
+        told = [p.counters() for p in peers.peers.values() if p.tx_octets or p.rx_octets]
         return w.Counters(
             tx_frames=self._uplink.frames,
             tx_octets=self._uplink.octets,
@@ -167,7 +168,7 @@ class Worker:
             rx_octets=inbound.octets,
             relayed=self._receiver.relayed,
             drops=tuple(sorted((reason, n) for reason, n in drops.items() if n > 0)),
-            peers=tuple((p.short_id, p.tx_octets, p.rx_octets) for p in peers.peers.values()),
+            peers=tuple(told[: w.MAX_PEERS_TOLD]),
         )
 
     def _macs(self) -> w.Macs:
