@@ -1,6 +1,8 @@
 """Octets from strangers at the sleeve's port while pods talk: each dropped by its reason.
 
 docs/protocol.md 10.3 and 10.4.
+
+Why it is built so: sleeve.md 10.
 """
 
 from __future__ import annotations

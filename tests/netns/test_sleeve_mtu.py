@@ -1,6 +1,8 @@
 """What does not fit: narrow underlays, pods that send too much, probes of every size.
 
 docs/protocol.md 10.2, 10.6 and 10.10.
+
+Why it is built so: sleeve.md 8.
 """
 
 from __future__ import annotations

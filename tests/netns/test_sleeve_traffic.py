@@ -1,6 +1,8 @@
 """Traffic of pods through real workers in namespaces: direct, relayed, broadcast, encrypted.
 
 docs/protocol.md 10.
+
+Why it is built so: sleeve.md 5.
 """
 
 from __future__ import annotations

@@ -47,6 +47,16 @@ def test_every_citation_names_a_section_that_is_there() -> None:
     assert wrong == {}
 
 
+def test_what_the_sleeve_s_page_says_is_cited_by_some_test() -> None:
+    """But for the first section, which is the idea, and the last, which is figures."""
+    numbers = re.findall(r"^## (\d+) ", (ROOT / "docs" / "sleeve.md").read_text(), re.MULTILINE)
+    cited_there: set[str] = set()
+    for path in ROOT.glob("tests/**/*.py"):
+        for list_of in re.findall(r"sleeve\.md ([\d, and]+)", path.read_text()):
+            cited_there |= set(re.findall(r"\d+", list_of))
+    assert cited_there == set(numbers[1:-1])
+
+
 def test_every_section_is_cited_by_some_test() -> None:
     """What the document says, a test holds; a chapter that has sections is cited by them."""
     tests = set().union(*map(cited, ROOT.glob("tests/**/*.py")))

@@ -1,4 +1,7 @@
-"""Waiting datagrams of one flow joined in place (docs/protocol.md 10.12), and taken apart again."""
+"""Waiting datagrams of one flow joined in place (docs/protocol.md 10.12), and taken apart again.
+
+Why it is built so: sleeve.md 3.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 ``tcp_gro_receive`` and ``tcp_gso_segment`` (net/ipv4/tcp_offload.c), ``udp_gro_receive_segment``
 (net/ipv4/udp_offload.c), ``inet_gro_receive`` (net/ipv4/af_inet.c), ``ipv6_gro_receive``
 (net/ipv6/ip6_offload.c), ``inet_gro_flush`` (include/net/gro.h).
+
+Why it is built so: sleeve.md 3.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Several workers seen as one, and what they say to each other (docs/protocol.md 11.5)."""
+"""Several workers seen as one, and what they say to each other (docs/protocol.md 11.5).
+
+Why it is built so: sleeve.md 2.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The size of records under loss: its decisions, and what they do to a transfer (10.9)."""
+"""The size of records under loss: its decisions, and what they do to a transfer (10.9).
+
+Why it is built so: sleeve.md 7.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The data path's small machines: windows, tables, sizes, modes."""
+"""The data path's small machines: windows, tables, sizes, modes.
+
+Why it is built so: sleeve.md 4, 6 and 9.
+"""
 
 from __future__ import annotations
 
