@@ -243,6 +243,10 @@ class Node:
         now = Counter(dict(self.counters().drops))
         return dict(now - self.drops_before)
 
+    def is_filtered(self) -> bool:
+        """Whether the first lane's socket has a filter (SO_GET_FILTER says how long it is)."""
+        return bool(self._udps[0].getsockopt(socket.SOL_SOCKET, 26, 1024))
+
     def cpu_seconds(self) -> float:
         """Processor time of the worker so far."""
         ticks = 0

@@ -62,6 +62,20 @@ BUGS = (
         "tests/unit/test_sleeve_tables.py",
     ),
     Bug(
+        "the filter against floods stops what is for other peers",
+        "mesh/link/shield.py",
+        "(_EQUAL, 1, 0, us),",
+        "(_EQUAL, 1, 1, us),",
+        "tests/unit/test_shield.py",
+    ),
+    Bug(
+        "the filter against floods stands where tags tell nothing",
+        "mesh/link/shield.py",
+        "if not 0 < tags <= MAX_TAGS:",
+        "if False:",
+        "tests/unit/test_shield.py",
+    ),
+    Bug(
         "the replay window is wider than its ring",
         "mesh/link/replay.py",
         "return behind >= WINDOW or",

@@ -177,6 +177,12 @@ class Peers:
             return short_id, via, via.segment
         return route.via, via, min(route.segment, via.segment)
 
+    def tags(self) -> list[int]:
+        """Of everything that may come sealed for us."""
+        if not self.encrypted:
+            return []
+        return [rx.tag for peer in self.peers.values() for rx in peer.rx.values()]
+
     def drop(self, reason: Drop, count: int = 1) -> None:
         self.drops[reason.value] += count
 

@@ -138,3 +138,32 @@ def world_key(a: int, b: int) -> bytes:
     from bench.nodes import keys
 
     return keys(a, b, 1).tx_key
+
+
+def test_a_flood_of_strangers_ends_in_the_kernel(world: World) -> None:
+    """10.3: pods and keys go on as ever, and every stranger is counted."""
+    a, b = world.nodes
+    forged = HEADER.pack(DATA, 16, 1, 2, 1, 0xBAD, 1, 0, 1, 0) + bytes(100)
+    thrown = 0
+
+    def all_counted() -> bool:
+        return b.drops().get("wrong-tag", 0) >= thrown
+
+    def is_filtered() -> bool:
+        return b.is_filtered()
+
+    assert not is_filtered()
+    while not is_filtered():  # it is raised at the end of a second with many of them
+        assert thrown < 400_000, "never raised"
+        throw(world, [forged] * 2000)
+        thrown += 2000
+        eventually(all_counted)
+    throw(world, [forged] * 4000)
+    thrown += 4000
+    eventually(all_counted)
+    assert "3 received" in ping(a, b)
+    world.introduce(epoch=2)  # counters of drops begin anew
+    assert is_filtered()
+    assert "3 received" in ping(a, b)
+    transfer(a, b, 3_000_000)
+    assert "receive-queue-full" not in b.drops()

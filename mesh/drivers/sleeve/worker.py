@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Sequence
 from math import inf
@@ -14,6 +13,7 @@ from mesh.clock import Instant
 from mesh.drivers.sleeve.abi import endpoint_from
 from mesh.drivers.sleeve.bus import Bus
 from mesh.drivers.sleeve.daemon import DaemonLink
+from mesh.drivers.sleeve.gate import Gate
 from mesh.drivers.sleeve.receiver import Receiver
 from mesh.drivers.sleeve.sender import Sender
 from mesh.drivers.sleeve.uplink import Uplink
@@ -35,7 +35,8 @@ TOO_BIG_INTERVAL = 1.0
 """Seconds until the daemon is told of the same size on the same path again."""
 
 MAX_TOLD = 4_096
-SO_MEMINFO, MEMINFO, MEMINFO_DROPS = 55, struct.Struct("9I"), 8
+TAG_CHANGES = (w.Configure, w.DropPeer, w.InstallEpoch, w.RetireEpoch)
+"""What changes the tags that datagrams for us may have."""
 
 
 def _now() -> Instant:
@@ -63,6 +64,7 @@ class Worker:
         )
         self._probes = probes.Probes()
         self._told_too_big: dict[tuple[ShortID, int], Instant] = {}
+        self._gate = Gate(self._socket, peers)
         self._first_overruns = self._overruns()
         self._heard = Overruns(self._first_overruns)
         self._look_at = Instant(inf)
@@ -106,6 +108,7 @@ class Worker:
         peers = self._peers
         self._receiver.tick(now)
         self._uplink.tick()
+        self._gate.tick(now)
         peers.macs.age(now)
         for peer in peers.peers.values():
             peer.size.age(now)
@@ -150,6 +153,8 @@ class Worker:
                     if isinstance(message, w.DropPeer):
                         self._receiver.inbound.forget(message.short_id)
                     answer = self._peers.apply(message)
+                    if isinstance(message, TAG_CHANGES):
+                        self._gate.refresh()  # before anybody hears that the epoch is installed
                     if answer is not None:
                         daemon.say(answer)
                 case _:
@@ -178,11 +183,7 @@ class Worker:
 
     def _overruns(self) -> int:
         """Datagrams the kernel dropped because our socket's queue was full."""
-        try:
-            info = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO.size)
-        except OSError:
-            return 0  # before Linux 4.12
-        return int(MEMINFO.unpack(info)[MEMINFO_DROPS]) if len(info) == MEMINFO.size else 0
+        return self._gate.overruns()
 
     def _too_big(self, neighbour: ShortID, size: int) -> None:
         now, key = _now(), (neighbour, size)
