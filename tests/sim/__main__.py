@@ -44,7 +44,8 @@ def one(job: tuple[int, int]) -> Outcome:
     seed, peers = job
     try:
         mesh = story(seed, peers)
-        paths.story(seed)
+        if seed % 2 == 0:
+            paths.story(seed)
     except Exception:
         return Outcome(seed, 0, "", traceback.format_exc(limit=-6))
     finally:

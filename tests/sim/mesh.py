@@ -303,7 +303,7 @@ def weather_of(seed: int) -> Weather:
     )
 
 
-def story(seed: int, peers: int = 12, steps: int = 32) -> SimMesh:
+def story(seed: int, peers: int = 12, steps: int = 24) -> SimMesh:
     """The run that ``make sim`` repeats for every seed: join, trouble, heal, settle."""
     mesh = SimMesh(seed, peers, weather_of(seed))
     mesh.join(fences=peers // 3)
