@@ -57,7 +57,7 @@ def test_a_relay_carries_what_it_has_no_key_for() -> None:
         assert "3 received" in ping(a, c)
         transfer(a, c, 3_000_000)
         assert relay.counters().relayed > 2000
-        assert relay.drops() == {}
+        assert set(relay.drops()) <= {"too-big"}  # cut off in a change of mode
 
 
 def test_each_peer_has_its_own() -> None:
