@@ -597,6 +597,41 @@ BUGS = (
         "best.get(cipher, took)",
         "tests/drivers/test_ciphers.py",
     ),
+    Bug(
+        "a path whose first probe was lost is asked again a second later",
+        "mesh/link/linkprobe.py",
+        "self._patience = FIRST",
+        "self._patience = INTERVAL",
+        "tests/unit/test_linkprobe.py",
+    ),
+    Bug(
+        "the first round trip, of a host that was busy, is a path's cost",
+        "mesh/link/linkprobe.py",
+        "if self._samples <= FEW_SAMPLES:",
+        "if self._samples <= 1:",
+        "tests/unit/test_linkprobe.py",
+    ),
+    Bug(
+        "who was not ready for the first message waits until it is repeated",
+        "mesh/link/epochs.py",
+        "elif attempt.tries == 1 and not attempt.third:",
+        "elif attempt.tries == 0:",
+        "tests/unit/test_epochs.py",
+    ),
+    Bug(
+        "a branch is held for ever",
+        "mesh/router/branches.py",
+        "if until > now",
+        "if until >= 0",
+        "tests/unit/test_branches.py",
+    ),
+    Bug(
+        "a branch of a peer that is gone is held",
+        "mesh/router/branches.py",
+        "and child in known",
+        "and True",
+        "tests/unit/test_branches.py",
+    ),
 )
 
 

@@ -220,10 +220,17 @@ class PairKeys:
         self._repeat(effects, now)
 
     def _solicited(self, effects: list[PairEffect], now: Instant) -> None:
-        """Begin, unless we just did: a peer that asks all the time gets no more for it."""
+        """Begin, unless we just did: a peer that asks all the time gets no more for it.
+
+        A peer that asks while our first message is out was not ready when that came.
+        """
+        attempt = self._attempt
         recent = self._begun_at is not None and now - self._begun_at < RETRY_FIRST
-        if self._attempt is None and not recent:
-            self._begin(effects, now)
+        if attempt is None:
+            if not recent:
+                self._begin(effects, now)
+        elif attempt.tries == 1 and not attempt.third:
+            self._repeat(effects, now)
 
     def _conclude(self, step: NoiseStep, effects: list[PairEffect], now: Instant) -> None:
         attempt = self._attempt

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 INTERVAL = 1.0
 """Seconds between probes of a path, also of one that is down; half of it while on trial."""
 
+FIRST = 0.05
+"""Seconds until a path that is new is asked again, then twice as long each time up to
+``INTERVAL``: the other end may not be ready to answer yet."""
+
 QUICK = 0.1
 """Seconds between probes of a path whose last one is overdue."""
 
@@ -44,6 +48,10 @@ SMOOTHING = 0.125
 
 COST_SAMPLES = 32
 """Round trips whose mean is the path's cost: jitter must not move routes."""
+
+FEW_SAMPLES = 8
+"""Round trips of which, while there are no more, the shortest is the cost: whoever just started
+is busy, and answers late what the path carried fast."""
 
 MOVED = 2.0
 """How many times the mean the smoothed round trip must be, or less, for a new mean to begin."""
@@ -123,6 +131,8 @@ class LinkProbe:
         self._beat_at: Instant | None = None
         self._unanswered = 0
         """Small probes since the last answer."""
+        self._patience = INTERVAL
+        """Seconds until a path that is down is asked again, but for a little chance."""
         self._due: Instant | None = None
 
     @property
@@ -139,6 +149,7 @@ class LinkProbe:
 
     def start(self, now: Instant) -> list[LinkEffect]:
         self._beat_at = now
+        self._patience = FIRST
         return self.handle_timer(now)
 
     def replied(self, nonce: int, size: int, rtt: float, now: Instant) -> list[LinkEffect]:
@@ -210,17 +221,23 @@ class LinkProbe:
         return Instant(self._answered_at + DOWN_AFTER + self._wait() - OVERDUE)
 
     def _measure(self, rtt: float) -> None:
-        self.rtt = rtt if self.rtt is None else self.rtt + SMOOTHING * (rtt - self.rtt)
         self._samples = min(self._samples + 1, COST_SAMPLES)
-        mean = rtt if self.cost_rtt is None else self.cost_rtt
+        if self.rtt is None or self.cost_rtt is None or self._samples == 1:
+            self.rtt = self.cost_rtt = rtt
+            return
+        if self._samples <= FEW_SAMPLES:
+            self.rtt = self.cost_rtt = min(self.cost_rtt, rtt)
+            return
+        self.rtt += SMOOTHING * (rtt - self.rtt)
+        mean = self.cost_rtt
         if not mean / MOVED < self.rtt < mean * MOVED:
             # No jitter: the path is another. The mean of before would take minutes to fade.
-            mean, self._samples = self.rtt, round(1 / SMOOTHING)
+            mean, self._samples = self.rtt, FEW_SAMPLES
         self.cost_rtt = mean + (rtt - mean) / self._samples
 
     def _go_down(self, effects: list[LinkEffect], reason: str, now: Instant) -> None:
         self.up = False
-        self._samples = min(self._samples, 4)  # it may come back by another way
+        self._samples = 0  # it may come back by another way
         self._mtu.stop()
         self._weather.went_down(now)
         silence = 0.0 if self._answered_at is None else now - self._answered_at
@@ -242,7 +259,8 @@ class LinkProbe:
                     self._saw(effects, now, answered=False)
         effects.append(self._send(BEAT_SIZE, now))
         if not self.up:
-            self._beat_at = Instant(now + self._interval())
+            self._beat_at = Instant(now + self._patience * self._interval())
+            self._patience = min(2 * self._patience, INTERVAL)
             if self._mtu.blocked:
                 effects.append(self._send(FLOOR, now))
             return

@@ -28,6 +28,7 @@ from mesh.link.pair_effects import (
     SendPair,
 )
 from mesh.names import Endpoint, PeerName, PeerUID, ShortID
+from mesh.router.branches import Branches
 from mesh.router.choices import Choice, Choices, Path
 from mesh.router.directs import FIRST_SEGMENT, Direct, Directs
 from mesh.router.effects import TellWorker
@@ -35,7 +36,7 @@ from mesh.router.events import PathChanged
 from mesh.router.hub import Hub
 from mesh.router.told import Told, difference, dropped
 from mesh.topology.record import Record
-from mesh.topology.routes import Routes
+from mesh.topology.routes import HOP_TOLL_US, Routes, is_good_enough
 from mesh.wire import worker as w
 from mesh.wire.cipher import Cipher
 
@@ -80,6 +81,7 @@ class Links:
         )
         self.choices = Choices()
         self._told = Told()
+        self._branches = Branches()
         self._configured: w.Configure | None = None
         self._ids: dict[PeerName, ShortID] = {}
         self._names: dict[ShortID, PeerName] = {}
@@ -149,6 +151,7 @@ class Links:
     def worker_started(self) -> None:
         self.worker_up, self.worker_reason = True, "running"
         self._told, self._configured, self.counters = Told(), None, None
+        self._branches.clear()
         self._look_at_traffic_later()
         self._directs.worker_restarted()
 
@@ -191,11 +194,10 @@ class Links:
     def _wanted(self, records: Mapping[PeerName, Record], routes: Routes) -> Told:
         ids, us = self._ids, self._hub.us
         told = Told()
+        lone = sorted(peer for peer in self._directs.up & ids.keys() if peer not in routes.unicast)
         for name, short_id in ids.items():
             children = tuple(ids[c] for c in routes.broadcast(name) if c in ids)
-            if name == us:
-                alone = [p for p in self._directs.up if p not in routes.unicast]
-                children += tuple(ids[p] for p in sorted(alone) if p in ids)
+            children += tuple(ids[peer] for peer in lone if peer != name)
             if children:
                 told.trees[short_id] = children
             if name == us:
@@ -203,20 +205,28 @@ class Links:
             told.peers[short_id] = (name, records[name].mtu)
             if (direct := self.direct.get(name)) is not None:
                 told.neighbours[short_id] = (direct.endpoint, direct.segment)
-            choice = self._chosen(name, routes)
+            choice = self._chosen(name, records[name], routes)
             if choice[0] is Path.DIRECT and direct is not None:
                 told.routes[short_id] = (short_id, direct.segment)
             elif choice[0] is Path.RELAYED and choice[1] in ids:
                 route = routes.unicast[name]
                 told.routes[short_id] = (ids[choice[1]], route.mtu or FIRST_SEGMENT)
+        told.trees = self._branches.serve(told.trees, self._names.keys(), self._hub.now)
+        self._hub.deadlines.set(("branches",), self._branches.due)
         return told
 
-    def _chosen(self, peer: PeerName, routes: Routes) -> tuple[Path, PeerName | None]:
-        """The way to a peer: the mesh's, or our own direct one that only we know of."""
+    def _chosen(
+        self, peer: PeerName, record: Record, routes: Routes
+    ) -> tuple[Path, PeerName | None]:
+        """The way to a peer: the mesh's, or our own direct one that the mesh does not know of.
+
+        What goes straight to its end cannot go round, whatever others believe meanwhile.
+        """
         route, direct = routes.unicast.get(peer), self.direct.get(peer)
-        lone = direct is not None and direct.up and route is None
-        if lone or (direct is not None and direct.is_orphan and direct.steady):
-            return Path.DIRECT, peer
+        if direct is not None and direct.up:
+            unknown = direct.is_orphan or not _calls_up(record, self._hub.us)
+            if route is None or (unknown and direct.steady and _is_worth_it(direct, route.cost_us)):
+                return Path.DIRECT, peer
         if route is None:
             return Path.DOWN, None
         return (Path.DIRECT if route.next_hop == peer else Path.RELAYED), route.next_hop
@@ -360,7 +370,7 @@ class Links:
     def choice(self, peer: PeerName, records: Mapping[PeerName, Record], routes: Routes) -> Choice:
         """How frames reach a peer now, and why that way."""
         now, direct = self._hub.now, self.direct.get(peer)
-        path, next_hop = self._chosen(peer, routes)
+        path, next_hop = self._chosen(peer, records[peer], routes)
         if peer not in self._reachable:
             path, reason = Path.DOWN, "unreachable"
         elif (problem := self._key_problem(peer)) is not None:
@@ -371,8 +381,6 @@ class Links:
             reason = "no-connection" if path is Path.RELAYED else "no-route"
         elif not direct.up or not direct.steady:
             reason = direct.reason
-        elif not _calls_up(records[peer], self._hub.us):
-            reason = "down-at-peer"
         else:
             reason = "cheaper-path"
         if path is Path.DOWN:
@@ -388,6 +396,12 @@ class Links:
         if not self._hub.encrypted or (pair is not None and pair.epoch is not None):
             return None
         return "no-keys" if pair is None else pair.reason
+
+
+def _is_worth_it(direct: Direct, relayed_us: int) -> bool:
+    """Whether our own measure of the direct path says what the routes would (8.2)."""
+    rtt = direct.probe.cost_rtt
+    return rtt is None or is_good_enough(round(rtt * 1e6) + HOP_TOLL_US, relayed_us)
 
 
 def _calls_up(record: Record, us: PeerName) -> bool:

@@ -42,6 +42,7 @@ from mesh.router.events import (
 from mesh.router.hub import Hub, RouterConfig
 from mesh.router.links import Links
 from mesh.router.neighbours import Neighbours
+from mesh.router.pace import COLLECT_INTERVAL, COST_INTERVAL, SETTLE, Pace
 from mesh.router.status import RouterStatus, router_status
 from mesh.router.unicast import Unicasts
 from mesh.router.view import edges, strangers, unserved
@@ -57,20 +58,6 @@ if TYPE_CHECKING:
 
 PAIR_CHANNEL = "pair"
 """Unicast channel of the end-to-end handshakes."""
-
-SETTLE = 0.05
-"""Seconds that changes of links and topology wait for company before records and routes are
-made anew: a starting mesh changes dozens of times within one."""
-
-ROUTES_INTERVAL = 0.25
-"""Seconds between two makings of routes, the first of a burst apart: what a large mesh that is
-starting may cost each of its peers."""
-
-COST_INTERVAL = 2.0
-"""Seconds that measured costs wait to be looked at: published ones change once in ten at most."""
-
-COLLECT_INTERVAL = 5.0
-"""Seconds between looks for peers that have long been unreachable."""
 
 
 class Router:
@@ -124,7 +111,7 @@ class Router:
         )
         self.routes: Routes = compute(self.topology.records, hub.us)
         self.reachable: frozenset[PeerName] = frozenset()
-        self._routes_at = Instant(-ROUTES_INTERVAL)
+        self._pace = Pace()
         self._armed: Instant | None = None
         self._short_id: ShortID | None = config.short_id
         self._clone_told = False
@@ -235,6 +222,8 @@ class Router:
                     self._publish_edges()
                 case "routes":
                     self._recompute()
+                case "branches":
+                    self.links.sync(self.topology.records, self.reachable, self.routes)
                 case "collect":
                     self._collect()
                 case _:
@@ -386,7 +375,7 @@ class Router:
             self.hub.notify(CloneSuspected())
 
     def _routes_soon(self) -> None:
-        self._soon("routes", max(SETTLE, self._routes_at + ROUTES_INTERVAL - self.hub.now))
+        self._soon("routes", self._pace.routes(len(self.topology.records), self.hub.now))
 
     def _edges_changed(self) -> None:
         self._soon("edges", SETTLE)
@@ -423,7 +412,8 @@ class Router:
     def _recompute(self) -> None:
         """Routes, and everything that follows from them."""
         hub, records = self.hub, self.topology.records
-        self.routes, self._routes_at = compute(records, hub.us), hub.now
+        self.routes = compute(records, hub.us)
+        self._pace.routes_made(hub.now)
         reachable = frozenset(self.routes.control_unicast)
         if reachable != self.reachable:
             self.reachable = reachable

@@ -29,7 +29,7 @@ FALL_BACK, RETURN, SHRINK, GROWTH = 3.0, 60.0, 3.0, 60.0
 GOSSIP = 1.0
 """Seconds until a relay's segment has become its neighbours' routes."""
 
-GIVEN_UP = ("probes-unanswered", "down-at-peer", "no-connection")
+GIVEN_UP = ("probes-unanswered", "no-connection")
 """Why a direct path is left; the last where the connection was gone before it."""
 
 STEP_TIME = 0.25

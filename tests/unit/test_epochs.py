@@ -125,6 +125,22 @@ def test_a_solicit_starts_an_epoch_but_a_flood_of_them_no_flood() -> None:
     assert 2 <= ready(initiator) <= 3
 
 
+def test_who_was_not_ready_for_the_first_message_is_told_again_at_once() -> None:
+    """protocol.md 5.2: once, however often it asks."""
+    network = PairNetwork(7, SAME)
+    network.lose = (PairKind.NOISE, PairKind.SOLICIT)
+    network.start().run(0.2)
+    initiator = network.initiator
+    sent = len(network.carried)
+    for _ in range(5):
+        initiator.perform(initiator.keys.receive(encode(Solicit()), network.clock.now()))
+    assert len(network.carried) == sent + 1
+    network.lose = ()
+    network.responder.start(initiator)
+    network.run(2.5)
+    assert initiator.active is not None
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_worker_that_starts_again_gets_new_keys(which: int) -> None:
     """protocol.md 5.4: no key that a counter was used with is installed again."""

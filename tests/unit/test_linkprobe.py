@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 
 import hypothesis.strategies as st
@@ -341,6 +342,32 @@ def test_an_answer_with_another_size_proves_nothing() -> None:
     (sent,) = [e for e in probe.start(Instant(0.0)) if isinstance(e, SendProbe)]
     assert probe.replied(sent.nonce, 1472, RTT, Instant(0.1)) == []
     assert probe.replied(sent.nonce, sent.size, RTT, Instant(0.1)) == [], "it was used up"
+
+
+def test_a_new_path_is_asked_again_soon_then_less_and_less() -> None:
+    """protocol.md 10.6: the other end may not be ready for the first probe."""
+    path = Path(lambda _: False)
+    path.run(10)
+    gaps = [b - a for a, b in pairwise(path.sent_at)]
+    assert gaps[0] <= 0.06
+    assert all(b > 1.5 * a for a, b in pairwise(gaps[:5]))
+    assert all(0.9 <= gap <= 1.1 for gap in gaps[5:])
+    path.fits = lambda _: True
+    path.until(lambda: path.probe.up, 1.2)
+
+
+def test_the_first_round_trips_of_a_busy_host_are_no_cost() -> None:
+    """Of few the shortest counts; of many the mean, so that one that was short once decides
+    nothing."""
+    path = Path(lambda _: True)
+    delays = [0.05, 0.04, RTT, 0.06, 0.03, 0.05, RTT, 0.02]
+    path.delay = lambda: delays.pop(0) if delays else RTT
+    path.until(lambda: path.probe.cost_rtt == RTT, 4)
+    path.run(10)
+    assert path.probe.cost_rtt == pytest.approx(RTT)
+    path.delay = lambda: 3 * RTT
+    path.run(60)
+    assert path.probe.cost_rtt == pytest.approx(3 * RTT, rel=0.1)
 
 
 def test_a_late_timer_is_not_a_silent_path() -> None:
