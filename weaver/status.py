@@ -98,7 +98,7 @@ def links_text(links: Sequence[Json]) -> str:
             names.get(link["next_hop"], link["next_hop"]) if link["hops"] > 1 else None,
             link["hops"],
             _milliseconds(link["rtt"]),
-            None if link["loss"] is None else f"{link['loss']:.1%}",
+            _loss(link),
             link["mtu"],
             link["segment"],
             link["endpoint"],
@@ -109,6 +109,14 @@ def links_text(links: Sequence[Json]) -> str:
     ]
     head = ("PEER", "OVERLAY", "STATE", "REASON", "SINCE", "VIA", "HOPS", "RTT", "LOSS", "MTU")
     return table((*head, "SEGMENT", "ENDPOINT", "CIPHER", "KEY AGE"), rows)
+
+
+def _loss(link: Json) -> str | None:
+    """Of the direct path by its probes; of a whole path over relays by what the peer reports."""
+    traffic = link["traffic"]
+    relayed = link["state"] == "relayed" and traffic is not None
+    share = traffic["tx_loss"] if relayed else link["loss"]
+    return None if share is None else f"{share:.1%}"
 
 
 def links_page(links: Sequence[Json]) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import StrEnum
+
+from mesh.names import ShortID
+from mesh.wire import worker as w
 
 
 class Drop(StrEnum):
@@ -29,3 +33,9 @@ class Drop(StrEnum):
     TAP_REFUSED = "tap-refused"
     LANE_FULL = "lane-full"
     LOCAL = "local-destination"
+
+
+def most_dropped(drops: Counter[tuple[ShortID, str]]) -> tuple[tuple[ShortID, str, int], ...]:
+    """Drops by peer and reason as the daemon is told of them."""
+    most = drops.most_common(w.MAX_PEER_DROPS_TOLD)
+    return tuple(sorted((peer, reason, count) for (peer, reason), count in most))

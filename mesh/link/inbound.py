@@ -127,7 +127,7 @@ class Inbound:
         seq = int.from_bytes(number, "big")
         if way.window is not None and way.window.saw(seq):
             # Nothing of it is kept or opened; only what is authentic moves the window.
-            peers.drop(Drop.REPLAYED)
+            peers.drop(Drop.REPLAYED, of=way.peer.short_id)
             return
         piece = data[HEADER_SIZE:]
         if total > 1:
@@ -140,7 +140,7 @@ class Inbound:
             piece = whole
         opened = self._open(way, number, memoryview(piece))
         if opened is None:
-            peers.drop(Drop.UNAUTHENTIC)
+            peers.drop(Drop.UNAUTHENTIC, of=way.peer.short_id)
         elif way.has_frames:
             self._accept(way, seq, opened, now, total)
         elif self._is_new(way, seq):
@@ -167,8 +167,8 @@ class Inbound:
     def age(self, now: Instant) -> None:
         """Call it every second: records that wait in vain are given up."""
         self._reassembly.age(now)
-        for count in self._reassembly.take_lost().values():
-            self._peers.drop(Drop.INCOMPLETE, count)
+        for short_id, count in self._reassembly.take_lost().items():
+            self._peers.drop(Drop.INCOMPLETE, count, of=short_id)
 
     def look(self, overruns: Overruns, now: Instant) -> list[tuple[Peer, bytes]]:
         """What to REPORT to whom (10.9). Call it every ``LOOK`` seconds while anything comes."""
@@ -213,7 +213,7 @@ class Inbound:
         elif rx.tag != tag:
             reason = Drop.WRONG_TAG
         if reason is not None:
-            peers.drop(reason)
+            peers.drop(reason, of=ShortID(src))
             return None
         assert peer is not None
         return Way(peer, rx, head)
@@ -239,7 +239,7 @@ class Inbound:
             return True
         if way.window.accept(seq):
             return True
-        self._peers.drop(Drop.REPLAYED)
+        self._peers.drop(Drop.REPLAYED, of=way.peer.short_id)
         return False
 
     def _accept(self, way: Way, seq: int, plain: memoryview, now: Instant, datagrams: int) -> None:
@@ -263,7 +263,7 @@ class Inbound:
                 else:
                     self._broadcast(envelope, frame, now)
         except MalformedMessageError:
-            self._peers.drop(Drop.MALFORMED)
+            self._peers.drop(Drop.MALFORMED, of=peer.short_id)
 
     def _to_pods(self, place: ShortID, frame: memoryview, now: Instant) -> None:
         """Learn where the frame's source is, and hand it to our bridge; never back to peers."""
@@ -272,7 +272,7 @@ class Inbound:
         if macs.places.get(source) == place:
             macs.touched.add(source)
         elif source[0] & 1:
-            self._peers.drop(Drop.BAD_SOURCE)
+            self._peers.drop(Drop.BAD_SOURCE, of=place)
             return
         else:
             macs.learn(source, place, now)
@@ -290,14 +290,14 @@ class Inbound:
             peers.drop(Drop.UNKNOWN_PEER)
             return
         if origin == peers.us or not self._broadcasts.accept(origin, number):
-            peers.drop(Drop.DUPLICATE)
+            peers.drop(Drop.DUPLICATE, of=origin)
             return
         self._to_pods(origin, frame, now)
         children = peers.trees.get(origin, ())
         if not children:
             return
         if hops <= 1:
-            peers.drop(Drop.HOP_LIMIT)
+            peers.drop(Drop.HOP_LIMIT, of=origin)
             return
         onward = broadcast_record((origin, number, hops - 1), frame)
         for child in children:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from mesh.link.drops import most_dropped
 from mesh.names import ShortID
 from mesh.wire import worker as w
 
@@ -65,9 +66,11 @@ class Gathering:
 
 def _sum(answers: list[w.Counters]) -> w.Counters:
     drops: Counter[str] = Counter()
+    peer_drops: Counter[tuple[ShortID, str]] = Counter()
     peers: dict[ShortID, w.PeerCounters] = {}
     for answer in answers:
         drops.update(dict(answer.drops))
+        peer_drops.update({(peer, reason): count for peer, reason, count in answer.peer_drops})
         for entry in answer.peers:
             peers[entry.short_id] = _add(peers.get(entry.short_id), entry)
     return w.Counters(
@@ -78,16 +81,18 @@ def _sum(answers: list[w.Counters]) -> w.Counters:
         relayed=sum(answer.relayed for answer in answers),
         drops=tuple(sorted(drops.items())),
         peers=tuple(peers.values()),
+        peer_drops=most_dropped(peer_drops),
     )
 
 
 def _add(before: w.PeerCounters | None, entry: w.PeerCounters) -> w.PeerCounters:
-    """What lanes count of one peer adds up, but for how large their records may be."""
+    """What lanes count of one peer adds up, but for the loss and how large records may be."""
     if before is None:
         return entry
-    sums = (a + b for a, b in zip(before[1:-1], entry[1:-1], strict=True))
+    sums = (a + b for a, b in zip(before[1:-2], entry[1:-2], strict=True))
+    loss = max(before.tx_loss_ppm, entry.tx_loss_ppm)
     limit = min(before.record_limit, entry.record_limit)
-    return w.PeerCounters._make((entry.short_id, *sums, limit))
+    return w.PeerCounters._make((entry.short_id, *sums, loss, limit))
 
 
 def _union(tables: list[w.Macs]) -> w.Macs:

@@ -68,12 +68,14 @@ class LossMeter:
     """For one peer. ``came(n)`` is called for every record that came whole, of n datagrams."""
 
     __slots__ = (
-        "_gaps", "_judged", "_lost_at", "_reported_at", "_tops", "active", "datagrams", "lost",
-        "missing", "overrun", "whole",
+        "_gaps", "_judged", "_lost_at", "_reported_at", "_tops", "active", "all_lost",
+        "all_missing", "datagrams", "lost", "missing", "overrun", "whole",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.whole = self.lost = self.datagrams = self.missing = self.overrun = 0
+        self.all_lost = self.all_missing = 0
+        """Records and datagrams since the beginning, of those reported."""
         self._judged: dict[Line, int] = {}
         self._tops: dict[Line, int] = {}
         self._gaps = 0
@@ -120,6 +122,8 @@ class LossMeter:
                 self.active = self.active or self.datagrams > 0
                 return None
         self._reported_at = now
+        self.all_lost += self.lost
+        self.all_missing += self.missing
         counts = (self.whole, self.lost, self.datagrams, self.missing, self.overrun)
         self.whole = self.lost = self.datagrams = self.missing = self.overrun = 0
         return REPORT_BODY.pack(*(min(count, MOST) for count in counts))

@@ -145,15 +145,20 @@ class Outbound:
         """Say so to the pod, or cut the packet up where its sender allowed that."""
         answer = icmp.too_big(whole[VNET_SIZE:], mtu)
         if answer is not None:
-            self._peers.drop(Drop.TOO_BIG)
+            self._drop_too_big(receivers)
             if self._errors.take():
                 self._write(bytes(VNET_SIZE) + answer)
             return
         is_super = whole[1] != 0
         pieces = [] if is_super else icmp.fragments(with_checksum(whole), mtu)
         if not pieces:
-            self._peers.drop(Drop.TOO_BIG)
+            self._drop_too_big(receivers)
         for piece in pieces:
             record = unicast_record(bytes(VNET_SIZE) + piece)
             for peer in receivers:
                 self._send(peer, record)
+
+    def _drop_too_big(self, receivers: tuple[Peer, ...]) -> None:
+        """One frame, whoever it was for."""
+        of = receivers[0].short_id if len(receivers) == 1 else None
+        self._peers.drop(Drop.TOO_BIG, of=of)

@@ -81,7 +81,9 @@ class Peer:
     def counters(self) -> w.PeerCounters:
         return w.PeerCounters(
             self.short_id, self.tx_octets, self.rx_octets, self.tx_frames, self.rx_frames,
-            self.tx_records, self.rx_records, self.tx_datagrams, self.tx_calls, self.size.limit,
+            self.tx_records, self.rx_records, self.tx_datagrams, self.tx_calls,
+            self.meter.all_lost, self.meter.all_missing,
+            round(1e6 * self.size.loss), self.size.limit,
         )  # fmt: skip
 
     def plain_window(self, lane: int) -> ReplayWindow:
@@ -126,6 +128,8 @@ class Peers:
         self.trees: dict[ShortID, tuple[ShortID, ...]] = {}
         self.macs = MacTable()
         self.drops: Counter[str] = Counter()
+        self.peer_drops: Counter[tuple[ShortID, str]] = Counter()
+        """Those of them that were a known peer's."""
         self._used = self._first
         """The highest number a retired sending epoch came to."""
 
@@ -183,8 +187,11 @@ class Peers:
             return []
         return [rx.tag for peer in self.peers.values() for rx in peer.rx.values()]
 
-    def drop(self, reason: Drop, count: int = 1) -> None:
+    def drop(self, reason: Drop, count: int = 1, *, of: ShortID | None = None) -> None:
+        """``of``: the peer that it came from or was for."""
         self.drops[reason.value] += count
+        if of in self.peers:
+            self.peer_drops[of, reason.value] += count
 
     def _set_peer(self, short_id: ShortID, name: PeerName, mtu: int) -> None:
         peer = self.peers.get(short_id)
@@ -202,6 +209,8 @@ class Peers:
         self.neighbours.pop(short_id, None)
         self.routes.pop(short_id, None)
         self.macs.forget_place(short_id)
+        for key in [key for key in self.peer_drops if key[0] == short_id]:
+            del self.peer_drops[key]
 
     def _install(self, message: w.InstallEpoch) -> w.FromWorker | None:
         """Take keys that are new to us; those we hold stay as they are, counters and all."""

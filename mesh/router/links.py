@@ -334,6 +334,12 @@ class Links:
         short_id = self._ids.get(peer)
         return next((entry for entry in counted if entry.short_id == short_id), None)
 
+    def drops_of(self, peer: PeerName) -> dict[str, int]:
+        """What the worker dropped that was this peer's, by reason."""
+        counted = self.counters.peer_drops if self.counters is not None else ()
+        short_id = self._ids.get(peer)
+        return {reason: count for whose, reason, count in counted if whose == short_id}
+
     def _look_at_traffic_later(self) -> None:
         self._hub.deadlines.set(("traffic",), Instant(self._hub.now + TRAFFIC_INTERVAL))
 

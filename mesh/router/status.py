@@ -105,6 +105,8 @@ class TrafficStatus:
     """What the sleeve's worker counted of a peer since it was told of it, a second ago at most.
 
     ``record_limit``: octets that a record to it may have at present; ``datagrams_per_call``: sent.
+    ``tx_loss``: the share of datagrams lost on the whole way there at present, relays included, by
+    the peer's own reports; ``rx_lost``, ``rx_missing``: records and datagrams lost on the way here.
     """
 
     tx_frames: int
@@ -115,6 +117,10 @@ class TrafficStatus:
     rx_records: int
     record_limit: int
     datagrams_per_call: float | None
+    tx_loss: float
+    rx_lost: int
+    rx_missing: int
+    drops: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,14 +376,14 @@ def _links(router: Router, now: Instant) -> tuple[LinkStatus, ...]:
                 epoch=None if pair is None else pair.epoch,
                 cipher=None if pair is None else pair.cipher,
                 key_age=None if pair is None or pair.ready_at is None else now - pair.ready_at,
-                traffic=_traffic(links.traffic_of(name)),
+                traffic=_traffic(links.traffic_of(name), links.drops_of(name)),
                 history=tuple(_choice(entry, now) for entry in reversed(made)),
             )
         )
     return tuple(rows)
 
 
-def _traffic(counted: PeerCounters | None) -> TrafficStatus | None:
+def _traffic(counted: PeerCounters | None, drops: dict[str, int]) -> TrafficStatus | None:
     if counted is None:
         return None
     calls = counted.tx_calls
@@ -390,6 +396,10 @@ def _traffic(counted: PeerCounters | None) -> TrafficStatus | None:
         rx_records=counted.rx_records,
         record_limit=counted.record_limit,
         datagrams_per_call=counted.tx_datagrams / calls if calls else None,
+        tx_loss=counted.tx_loss_ppm / 1e6,
+        rx_lost=counted.rx_lost,
+        rx_missing=counted.rx_missing,
+        drops=drops,
     )
 
 

@@ -18,8 +18,11 @@ from mesh.wire.codec import Reader, Writer
 MAX_PACKET = 128 * 1024
 """Octets of the largest message: counters of 4,095 peers are 74 KB."""
 
-MAX_PEERS_TOLD = 1_700
+MAX_PEERS_TOLD = 1_000
 """Peers whose counters fit one packet."""
+
+MAX_PEER_DROPS_TOLD = 800
+"""Of the drops by peer and reason, those there are most of."""
 
 MAX_MACS_TOLD = 4096
 """Addresses in one ``Macs``: a table for people to read."""
@@ -179,7 +182,9 @@ class TooBig:
 class PeerCounters(NamedTuple):
     """Of one peer since it was set. Octets are of records before sealing; frames as the TAP gave
     or took them, super-frames for one; datagrams and calls are what records were sent by.
-    ``record_limit``: octets that a record may have at present (10.9)."""
+    ``rx_lost``: records that did not come whole, ``rx_missing``: datagrams that the path lost on
+    their way here. ``tx_loss_ppm``: the share of datagrams that the path there loses at present, in
+    millionths, by the peer's reports. ``record_limit``: octets that a record may have (10.9)."""
 
     short_id: ShortID
     tx_octets: int
@@ -190,13 +195,17 @@ class PeerCounters(NamedTuple):
     rx_records: int = 0
     tx_datagrams: int = 0
     tx_calls: int = 0
+    rx_lost: int = 0
+    rx_missing: int = 0
+    tx_loss_ppm: int = 0
     record_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
     """Totals since the worker started; ``drops`` by reason; ``peers`` with which something was
-    exchanged, at most MAX_PEERS_TOLD."""
+    exchanged, at most MAX_PEERS_TOLD; ``peer_drops`` those drops that were one peer's, by peer and
+    reason, at most MAX_PEER_DROPS_TOLD. Whose a datagram was that did not open is what it said."""
 
     tx_frames: int
     tx_octets: int
@@ -205,6 +214,7 @@ class Counters:
     relayed: int
     drops: tuple[tuple[str, int], ...] = ()
     peers: tuple[PeerCounters, ...] = ()
+    peer_drops: tuple[tuple[ShortID, str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +325,8 @@ def _write_entry(out: Writer, name: str, entry: object) -> None:
             out.u16(child)
         case ("drops", (str(reason), int(count))):
             out.text(reason).u64(count)
+        case ("peer_drops", (int(short_id), str(reason), int(count))):
+            out.u16(short_id).text(reason).u64(count)
         case ("peers", PeerCounters(short_id)):
             out.u16(short_id)
             for value in entry[1:]:
@@ -348,6 +360,11 @@ def _read(reader: Reader, kind: type[Message], name: str) -> object:
             return tuple(
                 PeerCounters(ShortID(reader.u16()), *(reader.u64() for _ in range(count)))
                 for _ in range(_entries(reader, 2 + 8 * count))
+            )
+        case "peer_drops":
+            return tuple(
+                (ShortID(reader.u16()), reader.text(limit=64), reader.u64())
+                for _ in range(_entries(reader, 12))
             )
         case "entries":
             return tuple((reader.u64(), ShortID(reader.u16())) for _ in range(_entries(reader, 10)))

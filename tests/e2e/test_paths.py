@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tests.e2e.daemons import addresses, site_of, weaver
 from weaver.lab import kernel
 from weaver.lab.lab import Lab
 from weaver.lab.plan import Host, Order, Shape
-from weaver.lab.traffic import ping
+from weaver.lab.traffic import ping, tcp_rate
 
 pytestmark = pytest.mark.e2e
 FALL_BACK, RETURN = 3.0, 60.0
@@ -135,3 +136,23 @@ def test_big_datagrams_that_are_eaten_one_way_are_no_break(mesh: Lab) -> None:
         reasons = {e["reason"] for name in ("h1", "h2") for e in link(mesh, name)["history"]}
         assert "big-datagrams-lost" not in reasons
         assert pods_ping(mesh)
+
+
+def test_the_loss_of_a_relayed_pair_is_that_of_the_whole_way(mesh: Lab, tmp_path: Path) -> None:
+    """h1 and h2 reach each other through h3, behind which a tenth is lost: both ends count it."""
+    near, far = host(mesh, "h1"), host(mesh, "h2")
+    direct = f"ip saddr {{ {near.underlay}, {far.underlay} }} udp dport 6783"
+    lossy = f"ip saddr {host(mesh, 'h3').underlay} udp dport 6783 numgen random mod 10 < 1"
+    with dropped(near, direct), dropped(far, f"{direct} drop; {lossy}"):
+        until(mesh, "h1", lambda row: row["state"] == "relayed")
+        source, target = near.pods[0], far.pods[0]
+        assert tcp_rate(source, target, addresses(mesh)[target.name], tmp_path / "log") > 0
+        sent = until(mesh, "h1", lambda row: 0.02 < row["traffic"]["tx_loss"] < 0.3)
+        come = until(mesh, "h2", lambda row: row["traffic"]["rx_missing"] > 0)
+        assert sent["traffic"]["tx_loss"] != sent["loss"], "which is the direct path's"
+        assert come["traffic"]["rx_lost"] > 0
+        assert come["traffic"]["drops"]["record-incomplete"] > 0
+        shown = weaver(site_of(mesh, "h1"), "status", "links").stdout.splitlines()
+        assert any(row.startswith("h2 ") and "%" in row for row in shown)
+    for name in ("h1", "h2"):
+        until(mesh, name, is_whole)

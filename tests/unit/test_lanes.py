@@ -47,14 +47,16 @@ def test_what_never_becomes_whole_is_bounded() -> None:
 
 def test_counters_are_added_up() -> None:
     gathering = Gathering(2)
-    ours = w.PeerCounters(A, 5, 6, 1, 1, 1, 1, 9, 3, 62_000)
+    ours = w.PeerCounters(A, 5, 6, 1, 1, 1, 1, 9, 3, 2, 4, 500, 62_000)
     theirs = (w.PeerCounters(A, 1, 1, record_limit=1400), w.PeerCounters(B, 2, 3))
-    one = w.Counters(1, 10, 2, 20, 3, (("no-route", 1),), (ours,))
-    other = w.Counters(4, 40, 5, 50, 6, (("no-route", 2), ("loop", 1)), theirs)
+    dropped = ((A, "no-key", 2), (B, "replayed", 1))
+    one = w.Counters(1, 10, 2, 20, 3, (("no-route", 1),), (ours,), ((A, "no-key", 3),))
+    other = w.Counters(4, 40, 5, 50, 6, (("no-route", 2), ("loop", 1)), theirs, dropped)
     assert gathering.take(0, one) is None
-    both = (w.PeerCounters(A, 6, 7, 1, 1, 1, 1, 9, 3, 1400), theirs[1])
+    both = (w.PeerCounters(A, 6, 7, 1, 1, 1, 1, 9, 3, 2, 4, 500, 1400), theirs[1])
     drops = (("loop", 1), ("no-route", 3))
-    assert gathering.take(1, other) == w.Counters(5, 50, 7, 70, 9, drops, both)
+    each = ((A, "no-key", 5), (B, "replayed", 1))
+    assert gathering.take(1, other) == w.Counters(5, 50, 7, 70, 9, drops, both, each)
 
 
 def test_addresses_are_united() -> None:

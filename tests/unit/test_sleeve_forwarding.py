@@ -338,6 +338,8 @@ def test_who_may_speak() -> None:
         before = theirs.drops.get(reason, 0)
         theirs.take(datagram)
         assert theirs.drops[reason] == before + 1
+        of_us = theirs.peers.peer_drops[US, reason]
+        assert of_us == (0 if reason == "unknown-peer" else before + 1)
         assert theirs.written == []
     theirs.take(changed(21, b"\0"), changed(20, b"\5"), changed(21, b"\xff"))
     assert theirs.drops["malformed"] == 4
@@ -478,6 +480,8 @@ def test_what_our_own_queue_dropped_is_not_the_paths_loss() -> None:
     theirs.take(*sent[:40], *sent[60:80], *sent[85:])
     overruns.counted(1_020, Instant(T0 + 0.05))
     assert reports(theirs, 0.05, 0.1, overruns=overruns) == [(75, 25, 75, 5, 20)]
+    counted = theirs.peers.peers[US].counters()
+    assert (counted.rx_lost, counted.rx_missing) == (25, 5)
 
 
 def test_an_overrun_that_was_not_of_these_is_forgotten() -> None:

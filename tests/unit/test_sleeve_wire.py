@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 
 from mesh.errors import MalformedMessageError
+from mesh.link.drops import Drop
 from mesh.link.records import broadcast_record, frames_in, unicast_record
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire import sleeve
@@ -105,9 +106,12 @@ MESSAGES: list[tuple[w.Message, str]] = [
     (w.ProbeSeen(B, Endpoint("10.0.0.1", 1)), "13 0abc 0008 31302e302e302e31 0001"),
     (w.TooBig(B, 1472), "14 0abc 05c0"),
     (
-        w.Counters(1, 2, 3, 4, 5, (("loop", 6),), (w.PeerCounters(B, *range(7, 16)),)),
+        w.Counters(
+            1, 2, 3, 4, 5, (("loop", 6),), (w.PeerCounters(B, *range(7, 19)),), ((B, "a", 2),)
+        ),
         "15" + "".join(f"{n:016x}" for n in range(1, 6)) + "00000001 0004 6c6f6f70"
-        "0000000000000006 00000001 0abc" + "".join(f"{n:016x}" for n in range(7, 16)),
+        "0000000000000006 00000001 0abc" + "".join(f"{n:016x}" for n in range(7, 19))
+        + "00000001 0abc 0001 61 0000000000000002",
     ),
     (w.Macs(((0x020000000001, A),), 9), "16 00000001 0000020000000001 0001 0000000000000009"),
 ]  # fmt: skip
@@ -151,6 +155,9 @@ def test_keys_are_not_in_the_printed_form() -> None:
 def test_the_largest_counters_fit_a_packet() -> None:
     """11.2: as many peers as are told."""
     peers = tuple(w.PeerCounters(ShortID(n), 1, 1) for n in range(1, w.MAX_PEERS_TOLD + 1))
-    assert len(w.encode(w.Counters(0, 0, 0, 0, 0, (), peers))) < w.MAX_PACKET
+    reason = max(Drop, key=len).value
+    drops = tuple((drop.value, 1) for drop in Drop)
+    most = tuple((ShortID(n), reason, 1) for n in range(w.MAX_PEER_DROPS_TOLD))
+    assert len(w.encode(w.Counters(0, 0, 0, 0, 0, drops, peers, most))) < w.MAX_PACKET
     macs = tuple((n, A) for n in range(w.MAX_MACS_TOLD))
     assert len(w.encode(w.Macs(macs, 1))) < w.MAX_PACKET

@@ -222,7 +222,7 @@ class Receiver:
         elif path is None:
             reason = Drop.NO_ROUTE
         if reason is not None or path is None:
-            peers.drop(reason or Drop.NO_ROUTE, count)
+            peers.drop(reason or Drop.NO_ROUTE, count, of=ShortID(dst))
             return None
         self.relayed += count
         return path[0], path[1]

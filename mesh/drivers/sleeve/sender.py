@@ -105,7 +105,7 @@ class Sender:
         size = len(frames) + way.overhead
         total = -(-size // payload)
         if total > slots.count:
-            self._peers.drop(Drop.TOO_BIG)
+            self._peers.drop(Drop.TOO_BIG, of=peer.short_id)
             return
         number = next_number(peer, way.epoch).to_bytes(8, "big")
         into = (
@@ -203,7 +203,7 @@ class Sender:
         path = peers.path(peer.short_id) if via is None else (peer.short_id, via, 0)
         epoch = peer.active if peers.encrypted else None
         if path is None or (epoch is None and peers.encrypted):
-            peers.drop(Drop.NO_ROUTE if path is None else Drop.NO_KEY)
+            peers.drop(Drop.NO_ROUTE if path is None else Drop.NO_KEY, of=peer.short_id)
             return
         seq = next_number(peer, epoch)
         sealed = seal(epoch, seq, peers.prefix(kind, peer, epoch, hops=0), body)
@@ -213,7 +213,7 @@ class Sender:
     def datagram(self, data: bytes, hop: ShortID, via: Neighbour) -> None:
         """Send one datagram that stands whole in memory."""
         if len(data) > len(self._single):
-            self._peers.drop(Drop.TOO_BIG)
+            self._peers.drop(Drop.TOO_BIG, of=hop)
         elif self._aim(via):
             self._single[: len(data)] = data
             self._send_alone(len(data), hop)
@@ -256,7 +256,7 @@ class Sender:
         peers = self._peers
         path = peers.path(peer.short_id)
         if path is None or (peer.active is None and peers.encrypted):
-            peers.drop(Drop.NO_ROUTE if path is None else Drop.NO_KEY)
+            peers.drop(Drop.NO_ROUTE if path is None else Drop.NO_KEY, of=peer.short_id)
             return None
         hop, via, segment = path
         way = _Way(peers, peer, hop, via, self._slots(segment - HEADER_SIZE))
@@ -296,12 +296,12 @@ class Sender:
 
     def _failed(self, error: int, hop: ShortID, size: int) -> None:
         if error == errno.EMSGSIZE:
-            self._peers.drop(Drop.TOO_BIG)
+            self._peers.drop(Drop.TOO_BIG, of=hop)
             self._too_big(hop, size)
         elif error in (errno.EAGAIN, errno.ENOBUFS):
-            self._peers.drop(Drop.UNDERLAY_FULL)
+            self._peers.drop(Drop.UNDERLAY_FULL, of=hop)
         else:
-            self._peers.drop(Drop.UNDERLAY_ERROR)
+            self._peers.drop(Drop.UNDERLAY_ERROR, of=hop)
 
 
 def _write_headers(slots: Slots, fixed: bytes, total: int) -> None:

@@ -20,7 +20,7 @@ from mesh.drivers.sleeve.uplink import Uplink
 from mesh.errors import MalformedMessageError
 from mesh.link import probes
 from mesh.link.broadcast import INCARNATION_BITS, Broadcasts
-from mesh.link.drops import Drop
+from mesh.link.drops import Drop, most_dropped
 from mesh.link.lossmeter import LOOK, Overruns
 from mesh.link.peers import Neighbour, Peer, Peers
 from mesh.names import ShortID
@@ -174,6 +174,7 @@ class Worker:
             relayed=self._receiver.relayed,
             drops=tuple(sorted((reason, n) for reason, n in drops.items() if n > 0)),
             peers=tuple(told[: w.MAX_PEERS_TOLD]),
+            peer_drops=most_dropped(peers.peer_drops),
         )
 
     def _macs(self) -> w.Macs:
@@ -233,7 +234,7 @@ class Worker:
         peers = self._peers
         peer, via = peers.peers.get(short_id), peers.neighbours.get(short_id)
         if peer is None or via is None:
-            peers.drop(Drop.NO_ROUTE)
+            peers.drop(Drop.NO_ROUTE, of=short_id)
             return
         octets = size - probes.overhead(encrypted=peers.encrypted)
         self._probes.sent(number, size, now)
