@@ -632,6 +632,34 @@ BUGS = (
         "and True",
         "tests/unit/test_branches.py",
     ),
+    Bug(
+        "a standing queue keeps its length",
+        "mesh/link/queuetime.py",
+        "self.length = wanted",
+        "pass",
+        "tests/unit/test_queue_time.py",
+    ),
+    Bug(
+        "a queue that runs empty now and then counts as standing",
+        "mesh/link/queuetime.py",
+        "self._since, self.standing = None, False",
+        "self.standing = False",
+        "tests/unit/test_queue_time.py",
+    ),
+    Bug(
+        "a relay drops of everybody alike",
+        "mesh/link/fairness.py",
+        "return {pair: 1 - level / more for pair, more in waiting[n:]}",
+        "return dict.fromkeys(came, 1 - room / max(1, sum(came.values())))",
+        "tests/unit/test_queue_time.py",
+    ),
+    Bug(
+        "a relay's room shrinks to nothing under a flood",
+        "mesh/link/fairness.py",
+        "max(room, FLOOR * self._capacity)",
+        "room",
+        "tests/unit/test_queue_time.py",
+    ),
 )
 
 

@@ -18,12 +18,14 @@ TUNSETIFF, TUNGETIFF = 0x400454CA, 0x800454D2
 TUNSETOFFLOAD = 0x400454D0
 TUNSETVNETHDRSZ = 0x400454D8
 TUNSETVNETLE = 0x400454DC
+SIOCSIFTXQLEN = 0x8943
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 0x0002, 0x1000, 0x4000, 0x0100
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6 = 1, 2, 4, 0x20, 0x40
 SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_ATTACH_REUSEPORT_CBPF = 32, 33, 51
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_PROBE = 10, 23, 3
-BUFFER = 8 * 1024 * 1024
-"""Octets of socket buffer each way: 10 ms of 5 Gb/s, so that a descheduled worker loses nothing."""
+BUFFER = 16 * 1024 * 1024
+"""Octets of socket buffer each way, as the kernel counts them: more than 10 ms of 5 Gb/s, so that a
+descheduled worker loses nothing."""
 
 
 def open_taps(name: str, queues: int = 1) -> list[int]:
@@ -72,6 +74,17 @@ def is_tap(fd: int) -> bool:
     return True
 
 
+def set_queue_length(fd: int, frames: int) -> None:
+    """How many frames may wait in each queue of this TAP device; more are dropped by the kernel.
+
+    Without CAP_NET_ADMIN, or with the device gone, it stays as it is.
+    """
+    with contextlib.suppress(OSError):
+        name = fcntl.ioctl(fd, TUNGETIFF, bytes(40))[:16]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            fcntl.ioctl(sock, SIOCSIFTXQLEN, struct.pack("16si20x", name, frames))
+
+
 def open_udps(port: int, lanes: int = 1) -> list[socket.socket]:
     """A UDP socket a lane, all on one port; the kernel hands a datagram to its lane's.
 
@@ -103,6 +116,15 @@ def _by_lane(lanes: int) -> list[bytes]:
     return [struct.pack("HBBI", code, 0, 0, k) for code, k in steps]
 
 
+def set_receive_buffer(fd: int, octets: int) -> None:
+    """How much may wait in a socket, datagrams and what the kernel needs for them; more is dropped.
+
+    Without CAP_NET_ADMIN it stays as it is.
+    """
+    with socket.socket(fileno=os.dup(fd)) as sock, contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, octets // 2)  # the kernel doubles it
+
+
 def open_udp(port: int, *, shared: bool = False) -> socket.socket:
     """A UDP socket on every address, IPv4 and IPv6, that never fragments.
 
@@ -122,7 +144,7 @@ def open_udp(port: int, *, shared: bool = False) -> socket.socket:
         for option in (SO_SNDBUFFORCE, SO_RCVBUFFORCE):
             # Without CAP_NET_ADMIN the kernel's default has to do.
             with contextlib.suppress(PermissionError):
-                sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+                sock.setsockopt(socket.SOL_SOCKET, option, BUFFER // 2)  # the kernel doubles it
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))

@@ -32,6 +32,7 @@ class Drop(StrEnum):
     TAP_FULL = "tap-full"
     TAP_REFUSED = "tap-refused"
     LANE_FULL = "lane-full"
+    RELAY_SHARE = "relay-share"
     LOCAL = "local-destination"
 
 

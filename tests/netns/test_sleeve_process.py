@@ -95,6 +95,8 @@ def test_tables_and_counters() -> None:
         assert counters.tx_frames >= 3
         assert counters.rx_octets >= 3 * 98
         (counted,) = counters.peers
+        assert (counted.rx_lost, counted.rx_missing, counted.tx_loss_ppm) == (0, 0, 0)
+        counted = counted._replace(rx_lost=1, rx_missing=1, tx_loss_ppm=1)
         assert counted.short_id == b.short_id
         assert min(counted[1:]) > 0, "each of them counts something"
         assert counted.tx_frames <= counters.tx_frames

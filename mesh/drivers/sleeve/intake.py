@@ -36,6 +36,10 @@ SLOTS, BATCH = 512, 64
 FIRST_PAYLOAD = 1472 - HEADER_SIZE
 """Payload of a slot until something else is seen: a full datagram on Ethernet over IPv4."""
 
+OVERHEAD = 768
+"""Octets of socket buffer that a datagram takes beside its own: the kernel's structures, and what
+its memory comes in. About right from 64 octets to 9,000."""
+
 _MM_SIZE = ctypes.sizeof(MMsgHdr)
 SIZE_STEP = _MM_SIZE // 4
 SIZE_AT = MMsgHdr.len.offset // 4
@@ -58,6 +62,8 @@ class Intake:
         self.slots = Slots(SLOTS, FIRST_PAYLOAD, SLOTS * MOST)
         self.mode = ReceiveMode()
         self.start = self.fill = 0
+        self.took = 0
+        """Octets of socket buffer that the last call emptied, as the kernel counts them."""
         self._runs: list[int] = []
         """Where runs begin: all of a run came from the address that stands with its first."""
         self._mm = (MMsgHdr * SLOTS)()
@@ -79,6 +85,7 @@ class Intake:
         """One system call's worth; False when there is nothing more."""
         if self.fill + BATCH > SLOTS:
             self._compact()
+        self.took = 0
         return self._take_run() if self.mode.coalesced else self._take_batch()
 
     def consumed(self, start: int) -> None:
@@ -138,6 +145,7 @@ class Intake:
             return False
         self.mode.batch(got)
         self.fill = fill + got
+        self.took = sum(self.sizes(fill, self.fill)) + OVERHEAD * got
         if self._runs:  # of the other mode, not consumed yet
             self._runs.extend(range(fill, fill + got))
         return got == BATCH
@@ -159,6 +167,7 @@ class Intake:
         if size <= 0:
             return False
         run = self._run_size(size)
+        self.took = size + OVERHEAD * -(-size // run)
         record = slots.headers[HEADER_SIZE * fill + TOTAL_AT] if size >= HEADER_SIZE else 1
         self.mode.run((size + run - 1) // run, record)
         if run != segment and size > min(run, segment):

@@ -10,11 +10,14 @@ from mesh.clock import Instant
 from mesh.drivers.sleeve.intake import FIRST_PAYLOAD, SIZE_AT, SIZE_STEP, Intake
 from mesh.drivers.sleeve.sender import Sender
 from mesh.drivers.sleeve.uplink import Uplink
+from mesh.drivers.tap import BUFFER, set_receive_buffer
 from mesh.link.broadcast import Broadcasts
 from mesh.link.drops import Drop
+from mesh.link.fairness import FairShare
 from mesh.link.inbound import Control, Inbound
 from mesh.link.joining import Joiner
 from mesh.link.peers import Neighbour, Peers
+from mesh.link.queuetime import QueueTime
 from mesh.link.slotsize import MOST, SlotSize
 from mesh.names import ShortID
 from mesh.wire.sleeve import (
@@ -30,6 +33,13 @@ from mesh.wire.sleeve import (
 
 MAX_ROUNDS = 16
 """Calls before the TAP has its turn again."""
+
+WAIT = 0.005
+"""Seconds that a datagram may wait in the socket for those in front of it."""
+
+LEAST_OCTETS = 2 * 1024 * 1024
+"""That may wait there, as the kernel counts them: what comes while others have the processor, too,
+where it is so short that we cannot keep up."""
 
 GROW_INTERVAL = 1.0
 """Seconds between two layouts for datagrams that were longer than their slots."""
@@ -52,7 +62,10 @@ class Receiver:
         control: Control,
     ) -> None:
         self._peers, self._sender = peers, sender
+        self._fd = fd
         self._intake = Intake(fd, self._one)
+        self._queue = QueueTime(WAIT, LEAST_OCTETS, BUFFER)
+        self._fair = FairShare()
         self._sizes = SlotSize(FIRST_PAYLOAD)
         self._wanted: int | None = None
         self._grow_at = Instant(0.0)
@@ -76,13 +89,19 @@ class Receiver:
 
     def _take(self) -> None:
         intake = self._intake
+        waited, more = 0, True
         for _ in range(MAX_ROUNDS):
             more = intake.take()
+            waited += intake.took
             self._process()
             if intake.mode.consider(self._now, drained=not more):
                 intake.change_mode()
             if not more:
-                return
+                break
+        length = self._queue.took(waited, emptied=not more, now=self._now)
+        if length is not None:
+            set_receive_buffer(self._fd, length)
+        self._fair.turn(standing=self._queue.standing, now=self._now)
 
     def tick(self, now: Instant) -> None:
         """Once a second: forget what waits in vain."""
@@ -176,7 +195,7 @@ class Receiver:
             return
         if index + 1 < total:
             self._wanted = self._sizes.saw(len(datagram) - HEADER_SIZE) or self._wanted
-        path = self._onward(src, dst, hops, 1)
+        path = self._onward((src, dst), hops, 1, len(datagram))
         if path is not None:
             self._sender.datagram(datagram[:1] + bytes((hops - 1,)) + datagram[2:], *path)
 
@@ -202,17 +221,18 @@ class Receiver:
         if index + count < total or count > 1:
             odd = size if count == 1 else segment
             self._wanted = self._sizes.saw(odd - HEADER_SIZE, count) or self._wanted
-        path = self._onward(src, dst, hops, count)
+        path = self._onward((src, dst), hops, count, segment * (count - 1) + size)
         if path is not None:
             headers[first + 1 : last : HEADER_SIZE] = bytes((hops - 1,)) * count
             self._sender.slots(intake.slots, start, count, size - HEADER_SIZE, *path)
         return count
 
     def _onward(
-        self, src: int, dst: int, hops: int, count: int
+        self, pair: tuple[int, int], hops: int, count: int, octets: int
     ) -> tuple[ShortID, Neighbour] | None:
         """(next hop, its address) for datagrams that are not for us, between peers we know."""
         peers = self._peers
+        src, dst = pair
         path = peers.path(ShortID(dst))
         reason = None
         if ShortID(src) not in peers.peers:
@@ -221,6 +241,8 @@ class Receiver:
             reason = Drop.HOP_LIMIT
         elif path is None:
             reason = Drop.NO_ROUTE
+        elif not self._fair.sends(pair, octets):
+            reason = Drop.RELAY_SHARE
         if reason is not None or path is None:
             peers.drop(reason or Drop.NO_ROUTE, count, of=ShortID(dst))
             return None

@@ -8,12 +8,14 @@ from collections.abc import Callable
 
 from mesh.clock import Instant
 from mesh.drivers.sleeve.sender import Sender
+from mesh.drivers.tap import set_queue_length
 from mesh.link.broadcast import Broadcasts
 from mesh.link.drops import Drop
 from mesh.link.flowrun import FlowRun, datagrams
 from mesh.link.frames import split
 from mesh.link.outbound import Outbound
 from mesh.link.peers import Peer, Peers
+from mesh.link.queuetime import QueueTime
 from mesh.link.records import unicast_record
 from mesh.wire.sleeve import FRAME_LENGTH, MAX_PLAIN, MAX_RECORD, VNET_SIZE
 
@@ -22,6 +24,13 @@ MAX_ROUNDS = 8
 
 MAX_READS = 128
 """Frames read for one record: what waits behind them has waited long enough."""
+
+WAIT = 0.005
+"""Seconds that a frame may wait in the TAP for those in front of it: longer than a turn at the
+socket takes, in which nothing is read."""
+
+LEAST_FRAMES, MOST_FRAMES = 32, 1000
+"""That may wait there: 2 MB of super-frames, and what the kernel lets wait by itself."""
 
 SUPER_FRAME = 4_000
 """A frame of more octets than this ends its record: it fills one by itself."""
@@ -48,13 +57,19 @@ class Uplink:
         self._buffer = bytearray(MAX_PLAIN)
         self._view = memoryview(self._buffer)
         self._run = FlowRun()
+        self._queue = QueueTime(WAIT, LEAST_FRAMES, MOST_FRAMES)
         self.frames = self.octets = 0
 
     def read(self, now: Instant) -> None:
         """The TAP has frames. Raises TapGoneError."""
+        before, more = self.frames, True
         for _ in range(MAX_ROUNDS):
-            if not self._record(now):
-                return
+            more = self._record(now)
+            if not more:
+                break
+        length = self._queue.took(self.frames - before, emptied=not more, now=now)
+        if length is not None:
+            set_queue_length(self._tap, length)
 
     def tick(self) -> None:
         """Once a second."""
