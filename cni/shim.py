@@ -13,6 +13,9 @@ PLUGIN = "weaver-net"
 MAX_STDIN = 1 << 20
 """Octets of a configuration, the same bound as the daemon's."""
 
+MAX_ENVIRON = 64 * 1024
+"""Octets of variables, likewise."""
+
 TIMEOUT = 120.0
 """Seconds to wait for the daemon: longer than any call of its own takes, shorter than kubelet."""
 
@@ -36,7 +39,10 @@ def main() -> int:
     stdin = read_stdin()
     if len(stdin) > MAX_STDIN:
         return refuse(stdin, 6, f"a configuration of more than {MAX_STDIN} octets")
-    frame = framed(stdin)
+    head = environment()
+    if len(head) > MAX_ENVIRON:
+        return refuse(stdin, 4, f"an environment of more than {MAX_ENVIRON} octets")
+    frame = len(head).to_bytes(4, "big") + len(stdin).to_bytes(4, "big") + head + stdin
     try:
         answer = ask(frame)
     except DaemonDownError:
@@ -59,18 +65,18 @@ def read_stdin() -> bytes:
     return b"".join(pieces)
 
 
-def framed(stdin: bytes) -> bytes:
-    """Two lengths, the environment as lines, the configuration."""
+def environment() -> bytes:
+    """Which plugin this is, and the runtime's variables: a line each."""
     lines = [b"PLUGIN=" + PLUGIN.encode()]
     for key, value in posix.environ.items():
         if key[:4] == b"CNI_":
             lines.append((key + b"=" + value).replace(b"\n", b" "))
-    head = b"\n".join(lines)
-    return len(head).to_bytes(4, "big") + len(stdin).to_bytes(4, "big") + head + stdin
+    return b"\n".join(lines)
 
 
 def ask(frame: bytes) -> bytes:
-    """The daemon's answer: exit status, then standard output."""
+    """The daemon's answer to two lengths, environment and configuration: exit status, then
+    standard output."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     sock.settimeout(TIMEOUT)
     try:

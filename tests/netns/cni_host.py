@@ -65,7 +65,8 @@ class CniHost:
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="wcni-"))
         self.bin = self.directory / "bin"
-        self._namespaces: list[str] = []
+        self.namespaces: list[str] = []
+        """All of ours, by name: the host's own first."""
         self.namespace = self.add_namespace("h")
         self._process: subprocess.Popen[bytes] | None = None
         (self.directory / "run").mkdir()
@@ -75,7 +76,7 @@ class CniHost:
         """A namespace of our own, removed at the end; its name."""
         namespace = f"wcni-{os.getpid()}-{next(_numbers)}-{name}"
         ip("netns", "add", namespace)
-        self._namespaces.append(namespace)
+        self.namespaces.append(namespace)
         return namespace
 
     # ---- the daemon
@@ -92,6 +93,9 @@ class CniHost:
             self._process.wait(DEADLINE)
             self._process = None
 
+    def has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
@@ -107,7 +111,7 @@ class CniHost:
 
     def close(self) -> None:
         self.kill()
-        for namespace in self._namespaces:
+        for namespace in self.namespaces:
             subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False)
         shutil.rmtree(self.directory)
 
@@ -170,6 +174,11 @@ class CniHost:
     def pod(self, container: str) -> Pod:
         return Pod(self, container, self.add_namespace("p"))
 
+    def forget(self, pod: Pod) -> None:
+        """Its namespace goes, as when its last process ends."""
+        ip("netns", "del", pod.namespace)
+        self.namespaces.remove(pod.namespace)
+
 
 class Pod:
     """A namespace that wants an interface, and the calls its runtime makes."""
@@ -187,6 +196,21 @@ class Pod:
 
     def delete(self, config: Json | None = None, **more: Any) -> None:
         self.call("DEL", config, **more).nothing()
+
+    def spawn(self, command: str) -> subprocess.Popen[bytes]:
+        """A call that has begun, and waits for its configuration."""
+        return subprocess.Popen(
+            [str(self.host.bin / "weaver-net")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={
+                "CNI_COMMAND": command,
+                "CNI_CONTAINERID": self.container,
+                "CNI_NETNS": self.netns,
+                "CNI_IFNAME": "eth0",
+                "CNI_PATH": str(self.host.bin),
+            },
+        )
 
     def check(self, previous: Json, config: Json | None = None, **more: Any) -> Outcome:
         return self.call("CHECK", {**(config or conf()), "prevResult": previous}, **more)

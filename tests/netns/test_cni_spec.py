@@ -498,18 +498,7 @@ def _host_local_leases(shared: CniHost) -> set[str]:
 
 
 def _spawn(pod: Pod, command: str) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [str(pod.host.bin / "weaver-net")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={
-            "CNI_COMMAND": command,
-            "CNI_CONTAINERID": pod.container,
-            "CNI_NETNS": pod.netns,
-            "CNI_IFNAME": "eth0",
-            "CNI_PATH": str(pod.host.bin),
-        },
-    )
+    process = pod.spawn(command)
     assert process.stdin is not None
     process.stdin.write(json.dumps(conf()).encode())
     process.stdin.close()

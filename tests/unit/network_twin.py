@@ -49,6 +49,9 @@ class NetworkTwin:
             wrong.append(f"{wiring.host} is not on the bridge weave")
         return wrong
 
+    def differ(self, one: str, other: str) -> bool:
+        return one != other and {one, other} <= self.namespaces.keys()
+
     async def delete(self, hosts: Sequence[str]) -> None:
         self.before("delete")
         for host in hosts:

@@ -78,6 +78,15 @@ async def test_a_live_attachment_is_not_moved(host: Host) -> None:
     assert (moved.netns, moved.addresses) == ("/ns/db", first.addresses)
 
 
+async def test_another_runtimes_detach_of_the_same_name_is_not_this_ones(host: Host) -> None:
+    row = await host.attacher.attach(WEB)
+    assert await host.attacher.detach("web", "eth0", "/ns/db") == 0
+    assert host.attacher.list() == [row]
+    host.network.kill("/ns/web")  # nobody is there to be kept
+    assert await host.attacher.detach("web", "eth0", "/ns/db") == 1
+    assert host.is_clean
+
+
 @pytest.mark.parametrize("method", ["attach"])
 async def test_a_failure_leaves_nothing(host: Host, method: str) -> None:
     def fail(called: str) -> None:

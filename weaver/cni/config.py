@@ -75,8 +75,10 @@ class Call:
     @property
     def mac(self) -> str | None:
         """By the mac capability, args.cni.mac, or CNI_ARGS, in this order."""
-        found = self._asked("mac") or self.args.get("MAC")
-        if not found:
+        found = self._asked("mac", "")
+        if found == "":
+            found = self.args.get("MAC")
+        if not found and isinstance(found, str | None):
             return None
         if not isinstance(found, str) or not _MAC.fullmatch(found):
             raise CniError(Code.BAD_CONFIG, f"not a MAC address: {found!r}")
@@ -87,7 +89,9 @@ class Call:
     @property
     def address(self) -> str | None:
         """The address asked for: by the ips capability, args.cni.ips, or CNI_ARGS."""
-        found = self._asked("ips") or [ip for ip in self.args.get("IP", "").split(",") if ip]
+        found = self._asked("ips", [])
+        if found == []:
+            found = [ip for ip in self.args.get("IP", "").split(",") if ip]
         if not isinstance(found, list) or not all(isinstance(ip, str) for ip in found):
             raise CniError(Code.BAD_CONFIG, f"ips {found!r} is not a list of addresses")
         if not found:
@@ -109,10 +113,7 @@ class Call:
 
     @property
     def ipam(self) -> Json:
-        value = self.config.get("ipam", {})
-        if not isinstance(value, dict):
-            raise CniError(Code.BAD_CONFIG, "ipam is not an object")
-        return value
+        return _section(self.config, "ipam") or {}
 
     @property
     def ipam_type(self) -> str:
@@ -137,10 +138,17 @@ class Call:
 
     @property
     def previous(self) -> Json | None:
-        value = self.config.get("prevResult")
-        if value is None or isinstance(value, dict):
-            return value
-        raise CniError(Code.BAD_CONFIG, "prevResult is not an object")
+        """prevResult, whose parts are at least of the kind that they must be."""
+        value = _section(self.config, "prevResult")
+        if value is None:
+            return None
+        for part in ("interfaces", "ips", "routes"):
+            entries = value.get(part) or []
+            if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+                raise CniError(Code.BAD_CONFIG, f"prevResult: {part} is not a list of objects")
+        if not isinstance(value.get("dns") or {}, dict):
+            raise CniError(Code.BAD_CONFIG, "prevResult: dns is not an object")
+        return value
 
     @property
     def valid_attachments(self) -> frozenset[tuple[str, str]]:
@@ -148,22 +156,23 @@ class Call:
         # Absent is not the same as empty, which would free everything.
         if not isinstance(value, list):
             raise CniError(Code.BAD_CONFIG, f"{VALID_ATTACHMENTS} is not a list")
-        return frozenset(
-            (str(entry.get("containerID")), str(entry.get("ifname")))
-            for entry in value
-            if isinstance(entry, dict)
-        )
+        found: set[tuple[str, str]] = set()
+        for entry in value:
+            match entry:
+                case {"containerID": str(container), "ifname": str(ifname)}:
+                    found.add((container, ifname))
+                case _:  # leaving it out would free what is in use
+                    raise CniError(Code.BAD_CONFIG, f"{VALID_ATTACHMENTS}: no attachment: {entry}")
+        return frozenset(found)
 
-    def _asked(self, key: str) -> object:
-        """runtimeConfig.key, else args.cni.key."""
-        args = self.config.get("args")
-        for source in (
-            self.config.get("runtimeConfig"),
-            args.get("cni") if isinstance(args, dict) else None,
-        ):
-            if isinstance(source, dict) and source.get(key):
-                return source[key]
-        return None
+    def _asked(self, key: str, nothing: object) -> object:
+        """runtimeConfig.key, else args.cni.key, else ``nothing``."""
+        args = _section(self.config, "args") or {}
+        for source in (_section(self.config, "runtimeConfig"), _section(args, "cni")):
+            found = None if source is None else source.get(key)
+            if found is not None and found != nothing:
+                return found
+        return nothing
 
 
 def parse(environ: Mapping[str, str], stdin: bytes) -> Call:
@@ -179,7 +188,10 @@ def parse(environ: Mapping[str, str], stdin: bytes) -> Call:
     config = _config(stdin)
     version = _check_version(command, config)
     _check_names(environ, config)
-    return _call(environ, config, version, _args(environ.get("CNI_ARGS", "")), stdin)
+    call = _call(environ, config, version, _args(environ.get("CNI_ARGS", "")), stdin)
+    if command == "ADD":
+        _check_values(call)
+    return call
 
 
 def said_version(stdin: bytes) -> str | None:
@@ -195,7 +207,7 @@ def read_routes(value: object, code: Code, what: str) -> tuple[Route, ...]:
     """A list of CNI's route objects. Raises CniError with ``code``."""
     routes: list[Route] = []
     try:
-        for entry in value or ():  # type: ignore[attr-defined]  # what it is, is found out here
+        for entry in [] if value is None else value:  # type: ignore[attr-defined]  # found out here
             gateway = entry.get("gw")
             routes.append((
                 str(ip_network(entry["dst"], strict=False)),
@@ -204,6 +216,22 @@ def read_routes(value: object, code: Code, what: str) -> tuple[Route, ...]:
     except (TypeError, AttributeError, KeyError, ValueError) as err:
         raise CniError(code, f"{what} is not a list of routes", str(err)[:200]) from err
     return tuple(routes)
+
+
+def _check_values(call: Call) -> None:
+    """What is wrong of a network that is to be made is said before anything is touched; what is
+    to be taken down is taken down all the same."""
+    for _ in (call.mtu, call.mac, call.address, call.wants_gateway, call.ipam_type):
+        pass
+    for _ in (call.gateway, call.routes, call.previous):
+        pass
+
+
+def _section(config: Json, key: str) -> Json | None:
+    value = config.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise CniError(Code.BAD_CONFIG, f"{key} is not an object")
+    return value
 
 
 def _version_call(environ: Mapping[str, str], stdin: bytes) -> Call:
@@ -273,10 +301,10 @@ def _args(text: str) -> dict[str, str]:
     args: dict[str, str] = {}
     for pair in text.split(";"):
         key, equals, value = pair.partition("=")
-        if not equals and pair:
+        if pair and not (key and equals):
             raise CniError(Code.ENVIRONMENT, f"CNI_ARGS: invalid pair {pair!r}")
-        args[key] = value
-    args.pop("", None)
+        if key:
+            args[key] = value
     unknown = sorted(args.keys() - _KNOWN_ARGS)
     if unknown and args.get("IgnoreUnknown", "").lower() not in ("1", "true"):
         raise CniError(Code.ENVIRONMENT, f"CNI_ARGS: unknown args {unknown}")

@@ -102,7 +102,7 @@ class Handler:
             log.warning("address not given back", extra={"reason": "delegate", "error": str(err)})
 
     async def _del(self, call: Call) -> None:
-        await self._attacher.detach(call.container, call.ifname)
+        await self._attacher.detach(call.container, call.ifname, call.netns)
         if (delegate := find_delegate(call)) is not None:
             await run_delegate(delegate, call, "DEL")
 

@@ -57,13 +57,13 @@ def added(version: str, row: Attachment, dns: Json, previous: Json | None = None
     if version in SINCE_1_1:
         pod["mtu"] = row.mtu
     before = previous or {}
-    interfaces = [*before.get("interfaces", ()), host, pod]
+    interfaces = [*(before.get("interfaces") or ()), host, pod]
     ips = [_ip(version, cidr, row.gateway, len(interfaces) - 1) for cidr in row.addresses]
     return {
         "cniVersion": version,
         "interfaces": interfaces,
-        "ips": [*before.get("ips", ()), *ips],
-        "routes": [*before.get("routes", ()), *_routes(row.routes)],
+        "ips": [*(before.get("ips") or ()), *ips],
+        "routes": [*(before.get("routes") or ()), *_routes(row.routes)],
         "dns": before.get("dns") or dns,
     }
 

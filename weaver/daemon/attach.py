@@ -190,20 +190,27 @@ class Attacher:
         self._note("pod attached", ready)
         return ready
 
-    async def detach(self, container: str, ifname: str | None = None) -> int:
+    async def detach(self, container: str, ifname: str | None = None, netns: str = "") -> int:
         """Take a pod's interface down (all of them without a name) and free its address.
 
         Nothing need be there; the answer says how many there were. It waits for an attaching of
-        the same key that is under way. Raises OperatorError; then it is to be asked again.
+        the same key that is under way. ``netns``: where the caller believes it to be; that of
+        another pod under the same key, of another runtime, stays. Raises OperatorError; then it is
+        to be asked again.
         """
         if ifname is not None:
-            return int(await self._detach((container, ifname)))
+            return int(await self._detach((container, ifname), netns))
         keys = [key for key in self._rows if key[0] == container]
         return sum([await self._detach(key) for key in keys])
 
-    async def _detach(self, key: Key) -> bool:
+    async def _detach(self, key: Key, netns: str = "") -> bool:
         async with self._locks.held(key):
             row = self._rows.get(key)
+            if row is not None and row.ready and self._network.differ(row.netns, netns):
+                log.warning(
+                    "not detached", extra={"container": key[0], "reason": "another-namespace"}
+                )
+                return False
             await self._network.delete([host_name(*key)])
             await self._ipam.free(AllocationKey(*key))
             self._forget(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ MAX_ANSWER = 1024 * 1024
 """Octets of one answer: the names of more devices than a host can have."""
 
 BRIDGE = "weave"
+HELPER = "weaver.daemon.nethelper"
 
 Route = tuple[str, str | None]
 """Destination as CIDR, and the gateway; None for what is on the link itself."""
@@ -52,6 +54,9 @@ class NetworkPort(Protocol):
     async def check(self, wiring: Wiring) -> list[str]:
         """What is wrong with it, in sentences."""
 
+    def differ(self, one: str, other: str) -> bool:
+        """Whether two paths name namespaces that both live, and are not the same."""
+
     async def delete(self, hosts: Sequence[str]) -> None:
         """Delete those host ends that there are."""
 
@@ -78,6 +83,16 @@ class Network:
     async def check(self, wiring: Wiring) -> list[str]:
         wrong: list[str] = (await self.do("check", **_plain(wiring)))["wrong"]
         return wrong
+
+    def differ(self, one: str, other: str) -> bool:
+        try:
+            first, second = os.stat(one), os.stat(other)
+        except (OSError, ValueError):
+            return False
+        namespaces = os.stat("/proc/self/ns/net").st_dev
+        if not first.st_dev == second.st_dev == namespaces:
+            return False
+        return first.st_ino != second.st_ino
 
     async def delete(self, hosts: Sequence[str]) -> None:
         await self.do("delete", names=list(hosts))
@@ -151,7 +166,7 @@ class Network:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "weaver.daemon.nethelper",
+                HELPER,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=MAX_ANSWER,
