@@ -2,7 +2,8 @@
 
 Only the allocator is small: one dictionary in a file, so that it survives this process. Files in
 the directory steer it: ``not-ready`` and ``ipam-fails`` hold a reason, ``ipam-waits`` makes
-allocations wait until the file is gone.
+allocations wait until the file is gone; ``dies-at`` holds a step at which this process is killed,
+``helper-dies-at`` one at which its helper is; with ``helper-takes-along`` it kills this one too.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from ipam.address import Address, AddressRange
 from ipam.effects import AllocationKey
 from mesh.drivers.tap import open_tap
 from mesh.errors import OperatorError
+from tests.netns.mortal_helper import Steps
 from weaver.cni.server import CniServer
+from weaver.daemon import network as network_module
 from weaver.daemon.attach import BRIDGE, Attacher, AttachmentStore
 from weaver.daemon.network import Network
 
@@ -82,14 +87,54 @@ def _text(key: AllocationKey) -> str:
     return f"{key.container},{key.interface}"
 
 
+class Mortal:
+    """A port, before and after each of whose methods we may be killed."""
+
+    def __init__(self, port: object, steps: Steps) -> None:
+        vars(self).update(_port=port, _steps=steps)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self._steps.step()
+        setattr(self._port, name, value)
+        self._steps.step()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._port, name)
+        if not callable(found):
+            return found
+        if asyncio.iscoroutinefunction(found):
+            return self._awaited(found)
+
+        def called(*args: object) -> object:
+            self._steps.step()
+            result = found(*args)
+            self._steps.step()
+            return result
+
+        return called
+
+    def _awaited(self, found: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+        async def called(*args: object) -> object:
+            self._steps.step()
+            result = await found(*args)
+            self._steps.step()
+            return result
+
+        return called
+
+
 async def serve(directory: Path) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     tap = open_tap(TAP)
+    network_module.HELPER = "tests.netns.mortal_helper"
+    os.environ["WEAVER_TEST_DIRECTORY"] = str(directory)
     network = Network()
     await network.do("setup", bridge=BRIDGE, tap=TAP, mtu=1420, mac="02:00:00:00:00:01")
     store = AttachmentStore(directory / "attachments.db")
-    attacher = Attacher(FileIpam(directory), network, store, RANGE, 1420)
+    steps = Steps(directory / "dies-at")
+    mortal: list[Any] = [Mortal(port, steps) for port in (FileIpam(directory), network, store)]
+    attacher = Attacher(mortal[0], mortal[1], mortal[2], RANGE, 1420)
     await attacher.reconcile()
     not_ready = directory / "not-ready"
     server = CniServer(attacher, lambda: not_ready.read_text() if not_ready.exists() else None)

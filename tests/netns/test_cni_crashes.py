@@ -252,7 +252,7 @@ def helpers_of(host: CniHost) -> list[int]:
     found = []
     for child in children:
         with contextlib.suppress(OSError):  # gone meanwhile
-            if b"nethelper" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"_helper" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(int(child))
     return found
 
