@@ -25,6 +25,10 @@ IFA_F_NODAD = 0x02
 
 RT_TABLE_MAIN = 254
 DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
+FAMILIES = {4: 2, 6: 10}
+TC_H_ROOT = 0xFFFFFFFF
+TBF_HANDLE = 0x77650000
+SHAPE_LATENCY = "50ms"
 
 T = TypeVar("T")
 
@@ -89,6 +93,36 @@ class Netlink:
     def enslave(self, name: str, bridge: str, mtu: int) -> None:
         master = self._index(bridge)
         self._set(name, master=master, mtu=mtu, state="up")
+
+    def set_hairpin(self, name: str) -> None:
+        """Let a port of a bridge hear again what came from it."""
+        index = self._index(name)
+        _checked(lambda: self._ipr.brport("set", index=index, mode=1), f"hairpin of {name}")
+
+    def shape(self, name: str, rate: int, burst: int) -> None:
+        """Send no more than so many octets a second through a device, and so many at once; what
+        waits longer than SHAPE_LATENCY is dropped. Again: as now said; 0: no bound."""
+        index = self._index(name)
+        if rate:
+            wanted = {"rate": rate, "burst": burst, "latency": SHAPE_LATENCY}
+            _checked(
+                lambda: self._ipr.tc("replace", "tbf", index, handle=TBF_HANDLE, **wanted),
+                f"shape {name}",
+            )
+            return
+        try:
+            self._ipr.tc("del", index=index, handle=TBF_HANDLE, parent=TC_H_ROOT)
+        except NetlinkError as err:
+            if err.code not in (errno.ENOENT, errno.EINVAL):  # there was none
+                raise _named(err, f"shape {name}") from err
+
+    def is_shaped(self, name: str) -> bool:
+        index = self._index(name)
+        kinds = _checked(
+            lambda: [q.get_attr("TCA_KIND") for q in self._ipr.get_qdiscs(index=index)],
+            f"read {name}",
+        )
+        return "tbf" in kinds
 
     def add_veth(self, veth: Veth, namespace_fd: int) -> None:
         """A pair whose other end is born inside the namespace, under its final name."""
@@ -156,6 +190,17 @@ class Netlink:
         if gateway is not None:
             wanted["gateway"] = gateway
         _checked(lambda: self._ipr.route("replace", **wanted), f"route {destination}")
+
+    def has_default(self, version: int, but: str) -> bool:
+        """Whether there is a default route of an IP version through another device."""
+        index = self._index(but)
+        got = _checked(
+            lambda: list(
+                self._ipr.get_routes(family=FAMILIES[version], table=RT_TABLE_MAIN, dst_len=0)
+            ),
+            "read routes",
+        )
+        return any(r.get_attr("RTA_OIF") != index for r in got if r["dst_len"] == 0)
 
     def routes(self, name: str) -> list[tuple[str, str | None]]:
         """(destination, gateway) of the main table's routes through a device."""

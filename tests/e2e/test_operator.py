@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,39 @@ def test_an_address_in_use_is_not_freed(lab: Lab, site: Site) -> None:
     assert said(site, "ipam", "free", "weave:expose", "--interface", "weave") == (1, "in-use")
     assert weaver(site, "hide").stdout.startswith("hidden 10.")
     assert weaver(site, "hide").stdout == "was not exposed\n"
+
+
+def test_a_bound_that_changes_while_the_pod_runs(lab: Lab, site: Site) -> None:
+    pod = lab.plan().hosts[0].pods[0]
+
+    def told() -> str:
+        command = ["ip", "netns", "exec", pod.namespace, "tc", "qdisc", "show", "dev", "eth0"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    container = json.loads(weaver(site, "ps", "--json").stdout)[0]["container"]
+    for rate, shown in (("8M", "rate 8Mbit"), ("512k", "rate 512Kbit")):
+        assert said(site, "bound", container, "--egress", rate) == (0, "")
+        assert shown in told()
+    assert said(site, "bound", container) == (0, "")  # none
+    assert "rate" not in told()
+    assert said(site, "bound", "nobody", "--egress", "8M") == (4, "not-attached")
+    assert said(site, "bound", container, "--egress", "7") == (1, "bad-request")
+    assert weaver(site, "bound", container, "--egress", "much").returncode == 2
+
+
+def test_rules_that_somebody_flushed_are_made_anew(site: Site) -> None:
+    nft = ["ip", "netns", "exec", site.host.namespace, "nft"]
+    assert said(site, "expose") == (0, "")
+
+    def masquerades() -> bool:
+        done = subprocess.run([*nft, "list", "ruleset"], capture_output=True, text=True, check=True)
+        return "masquerade" in done.stdout
+
+    assert masquerades()
+    subprocess.run([*nft, "flush", "ruleset"], check=True)
+    until(masquerades, site.last_words)
+    assert weaver(site, "hide").stdout.startswith("hidden 10.")
+    assert not masquerades()
 
 
 def test_forgetting_what_was_no_target_is_said(site: Site) -> None:

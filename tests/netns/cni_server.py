@@ -1,9 +1,10 @@
 """A host for CNI tests, run inside its namespace: the real server, attacher, helper and kernel.
 
 Only the allocator is small: one dictionary in a file, so that it survives this process. Files in
-the directory steer it: ``not-ready`` and ``ipam-fails`` hold a reason, ``ipam-waits`` makes
-allocations wait until the file is gone; ``dies-at`` holds a step at which this process is killed,
-``helper-dies-at`` one at which its helper is; with ``helper-takes-along`` it kills this one too.
+the directory steer it: ``not-ready``, ``cannot-allocate``, ``ipam-fails`` hold a reason,
+``ipam-waits`` makes allocations wait until the file is gone; ``dies-at`` holds a step at which
+this process is killed, ``helper-dies-at`` one at which its helper is; with ``helper-takes-along``
+it kills this one too; while ``mends`` is there, rules for NAT are looked after.
 """
 
 from __future__ import annotations
@@ -123,6 +124,14 @@ class Mortal:
         return called
 
 
+async def _mend(attacher: Attacher, wanted: Path) -> None:
+    """What the daemon does every few seconds, while a file is there."""
+    while True:
+        if wanted.exists():  # noqa: ASYNC240  # one look
+            await attacher.mend_nat()
+        await asyncio.sleep(0.1)
+
+
 async def serve(directory: Path) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -136,10 +145,20 @@ async def serve(directory: Path) -> None:
     mortal: list[Any] = [Mortal(port, steps) for port in (FileIpam(directory), network, store)]
     attacher = Attacher(mortal[0], mortal[1], mortal[2], RANGE, 1420)
     await attacher.reconcile()
-    not_ready = directory / "not-ready"
-    server = CniServer(attacher, lambda: not_ready.read_text() if not_ready.exists() else None)
+
+    def reason(name: str) -> str | None:
+        file = directory / name
+        return file.read_text() if file.exists() else None
+
+    server = CniServer(
+        attacher,
+        lambda: reason("not-ready"),
+        lambda: reason("not-ready") or reason("cannot-allocate"),
+    )
     await server.start(directory / "run" / "cni.sock")
+    mending = asyncio.ensure_future(_mend(attacher, directory / "mends"))
     await stop.wait()
+    mending.cancel()
     await server.close()
     await network.close()
     store.close()

@@ -14,7 +14,14 @@ from tests.netns.cni_host import CniHost, Outcome, Pod, conf, host, ip, wait_for
 
 pytestmark = pytest.mark.netns
 
-CONFIG = conf(mtu=1300, ipam={"type": "weaver-ipam", "routes": [{"dst": "192.0.2.0/24"}]})
+CONFIG = conf(
+    mtu=1300,
+    hairpinMode=True,
+    ipMasq=False,
+    isDefaultGateway=True,
+    ipam={"type": "weaver-ipam", "routes": [{"dst": "192.0.2.0/24"}]},
+    runtimeConfig={"bandwidth": {"ingressRate": 8_000_000, "egressRate": 8_000_000}},
+)
 DIES, HELPER_DIES = "dies-at", "helper-dies-at"
 
 

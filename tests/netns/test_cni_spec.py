@@ -217,6 +217,11 @@ def test_c6_daemon_that_is_not_ready(shared: CniHost) -> None:
         assert pod.call("ADD").error(11)["details"] == "starting"
         shared.call("STATUS", conf("1.1.0")).error(50)
     shared.call("STATUS", conf("1.1.0")).nothing()
+    with shared.steered("cannot-allocate", "no-quorum"):  # which an ADD waits for
+        assert shared.call("STATUS", conf("1.1.0")).error(50)["details"] == "no-quorum"
+        elsewhere = _host_local(shared, "10.40.9.0/24")  # whose addresses are not the mesh's
+        said = shared.call("STATUS", elsewhere | {"cniVersion": "1.1.0"})
+        assert "no-quorum" not in str(said.stdout)
     pod.add()
     pod.delete()
 

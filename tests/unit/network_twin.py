@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ipam.address import Address, AddressRange
 from ipam.effects import AllocationKey
 from mesh.errors import OperatorError
-from weaver.daemon.network import Wiring
+from weaver.daemon.network import Wired, Wiring
 
 RANGE = AddressRange.parse("10.32.0.0/24")
 
@@ -22,9 +22,10 @@ class NetworkTwin:
     pairs: dict[str, Wiring] = field(default_factory=dict)
     bridge: set[str] = field(default_factory=set)
     bridge_address: str | None = None
+    plain: tuple[str, ...] | None = None
     before: Callable[[str], None] = field(default=lambda _method: None)
 
-    async def attach(self, wiring: Wiring) -> tuple[str, str]:
+    async def attach(self, wiring: Wiring) -> Wired:
         self.before("attach")
         inside = self._namespace(wiring.netns)
         self._delete(wiring.host)
@@ -34,7 +35,11 @@ class NetworkTwin:
         inside.add(wiring.ifname)
         self.pairs[wiring.host] = wiring
         self.bridge.add(wiring.host)
-        return mac, "02:00:00:00:00:02"
+        return Wired(mac, "02:00:00:00:00:02", wiring.routes)
+
+    async def shape(self, wiring: Wiring) -> None:
+        self.before("shape")
+        self.pairs[wiring.host] = wiring
 
     async def check(self, wiring: Wiring) -> list[str]:
         self.before("check")
@@ -57,15 +62,20 @@ class NetworkTwin:
         for host in hosts:
             self._delete(host)
 
-    async def adopt(self, hosts: Sequence[str]) -> frozenset[str]:
+    async def adopt(self, hosts: Sequence[str], hairpins: Sequence[str] = ()) -> frozenset[str]:
         self.before("adopt")
         there = frozenset(host for host in hosts if host in self.pairs)
         self.bridge |= there
         return there
 
-    async def expose(self, address: str, range: str) -> None:
+    async def expose(self, address: str, range: str, plain: Sequence[str] = ()) -> None:
         self.before("expose")
-        self.bridge_address = address
+        self.bridge_address, self.plain = address, tuple(plain)
+
+    async def mend_nat(self, range: str, plain: Sequence[str]) -> str | None:
+        wrong = None if self.plain == tuple(plain) else "the rules were gone"
+        self.plain = tuple(plain)
+        return wrong
 
     async def hide(self, address: str) -> None:
         self.before("hide")

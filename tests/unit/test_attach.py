@@ -14,6 +14,7 @@ from mesh.errors import OperatorError
 from tests.unit.network_twin import RANGE, IpamTwin, NetworkTwin
 from weaver.daemon.attach import Attacher, AttachRequest, host_name
 from weaver.daemon.attach_store import AttachmentStore
+from weaver.daemon.network import Shape
 
 WEB = AttachRequest("web", "eth0", "/ns/web", network="net")
 KEY = AllocationKey("web", "eth0")
@@ -85,6 +86,28 @@ async def test_another_runtimes_detach_of_the_same_name_is_not_this_ones(host: H
     host.network.kill("/ns/web")  # nobody is there to be kept
     assert await host.attacher.detach("web", "eth0", "/ns/db") == 1
     assert host.is_clean
+
+
+async def test_a_bound_is_remembered_and_only_of_whom_it_was_said(host: Host) -> None:
+    await host.attacher.attach(WEB)
+    other = await host.attacher.attach(AttachRequest("web", "net1", "/ns/web"))
+    bound = Shape(egress_rate=8_000_000)
+    assert await host.attacher.shape("web", "eth0", bound) == 1
+    assert await host.attacher.shape("nobody", None, bound) == 0
+    host.restart()
+    found = {row.ifname: row.shape for row in host.attacher.list()}
+    assert found == {"eth0": bound, "net1": other.shape}
+    assert await host.attacher.shape("web", None, Shape()) == 2
+
+
+async def test_who_is_not_masked_is_told_and_forgotten_with_the_pod(host: Host) -> None:
+    await host.attacher.attach(WEB)
+    await host.attacher.expose()
+    assert not host.network.plain
+    row = await host.attacher.attach(AttachRequest("plain", "eth0", "/ns/db", masquerade=False))
+    assert host.network.plain == (row.addresses[0].partition("/")[0],)
+    await host.attacher.detach("plain")
+    assert not host.network.plain
 
 
 @pytest.mark.parametrize("method", ["attach"])

@@ -257,6 +257,25 @@ def test_reasons_have_codes(reason: str, code: int) -> None:
     assert (err.code, str(err), err.details) == (code, "words", reason)
 
 
+PLAIN = ["10.32.0.10", "10.32.0.9"]
+
+
+@pytest.mark.parametrize("plain", [[], ["10.32.0.9"], PLAIN])
+def test_rules_are_whole_only_as_they_were_made(plain: list[str]) -> None:
+    made = nat.masquerade("10.32.0.0/12", "weave", plain)["nftables"]
+    shown = {"nftables": [step["add"] for step in made[2:]]}
+    assert nat.is_whole(shown, plain)
+    assert nat.is_whole(shown, plain[::-1])
+    assert not nat.is_whole(shown, [*plain, "10.32.0.11"])
+    assert not nat.is_whole({"nftables": shown["nftables"][:2]}, plain)
+    assert not nat.is_whole({"nftables": [*shown["nftables"], shown["nftables"][2]]}, plain)
+    shown["nftables"][2]["rule"]["expr"].pop()
+    assert not nat.is_whole(shown, plain)
+    nothings: tuple[object, ...] = (None, {}, [], {"nftables": []})
+    for nonsense in nothings:
+        assert not nat.is_whole(nonsense, plain)
+
+
 def test_nat_replaces_its_table_and_touches_no_other() -> None:
     steps = nat.masquerade("10.32.0.0/12", "weave")["nftables"]
     assert [next(iter(step)) for step in steps] == ["add", "delete", "add", "add", "add"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import fields
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from weaver.api.metrics import metrics_text
 from weaver.api.routes import openapi
 from weaver.daemon.attach import AttachRequest
 from weaver.daemon.facade import Facade
+from weaver.daemon.network import Shape
 from weaver.status import status_text
 
 DEFAULT_INTERFACE = "ethwe"
@@ -133,6 +135,10 @@ class Handlers:
 
     async def detach(self, body: Body) -> Any:  # noqa: ANN401
         return await self._facade.detach(body["container"], body.get("interface"))
+
+    async def shape(self, body: Body) -> Any:  # noqa: ANN401
+        numbers = {field.name: body.get(field.name) or 0 for field in fields(Shape)}
+        return await self._facade.shape(body["container"], body.get("interface"), Shape(**numbers))
 
     async def expose(self, body: Body) -> Any:  # noqa: ANN401
         return await self._facade.expose(body.get("address"))

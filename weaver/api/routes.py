@@ -64,6 +64,19 @@ ROUTES: tuple[Route, ...] = (
             ("mtu", "integer", False),
         ),
     ),
+    Route(
+        "POST",
+        "/v1/attachments/bounds",
+        "shape",
+        "Bound what a container's interface carries, in bits",
+        (
+            *_KEY,
+            ("ingress_rate", "integer", False),
+            ("ingress_burst", "integer", False),
+            ("egress_rate", "integer", False),
+            ("egress_burst", "integer", False),
+        ),
+    ),
     Route("DELETE", "/v1/attachments", "detach", "Detach a container", _KEY),
     Route(
         "POST", "/v1/expose", "expose", "Give the host an address", (("address", "string", False),)

@@ -94,7 +94,7 @@ async def _run(config: Config, listening: socket.socket) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: daemon.background(reload(), "reload"))
     make_way(config.socket)
     await daemon.start()
-    cni = CniServer(daemon.attacher, facade.not_ready)
+    cni = CniServer(daemon.attacher, facade.not_ready, facade.cannot_allocate)
     try:
         http = http_address(config.http) if config.http else None
         await api.start(config.socket, http, config.state_dir / "api-token")

@@ -23,6 +23,8 @@ FINE, FAILED, USAGE, NO_DAEMON, OFF = 0, 1, 2, 3, 4
 OFF_REASONS = {"not-attached", "worker-not-started", "not-found"}
 """Refusals that mean: what you ask about is not there or switched off."""
 
+UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
+
 PARTS = ("peers", "connections", "targets", "ipam", "links", "routes", "channels")
 
 
@@ -56,6 +58,13 @@ def parser() -> argparse.ArgumentParser:
     detach = _command(commands, "detach", "detach a container")
     detach.add_argument("container")
     detach.add_argument("--interface", help="only this one")
+    bound = _command(commands, "bound", "bound what a container sends and receives, from now on")
+    bound.add_argument("container")
+    bound.add_argument("--interface", help="only this one")
+    for direction, text in (("ingress", "towards the container"), ("egress", "from it")):
+        bound.add_argument(
+            f"--{direction}", type=bits, default=0, metavar="RATE", help=f"bits a second {text}"
+        )
     expose = _reader(commands, "expose", "give the host an address in the mesh")
     expose.add_argument("--address")
     _command(commands, "hide", "take the host's address away")
@@ -76,6 +85,16 @@ def parser() -> argparse.ArgumentParser:
     lab = commands.add_parser("lab", help="whole meshes on one machine", add_help=False)
     lab.add_argument("rest", nargs=argparse.REMAINDER)
     return top
+
+
+def bits(text: str) -> int:
+    """A rate such as 10M: bits a second."""
+    number, unit = text, 1
+    if text[-1:].upper() in UNITS:
+        number, unit = text[:-1], UNITS[text[-1:].upper()]
+    if not number.isascii() or not number.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate such as 512k, 10M or 1G")
+    return int(number) * unit
 
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:  # noqa: ANN401
@@ -286,6 +305,17 @@ def _detach(args: argparse.Namespace, client: Client) -> int:
     return FINE
 
 
+def _bound(args: argparse.Namespace, client: Client) -> int:
+    client.post(
+        "/v1/attachments/bounds",
+        container=args.container,
+        interface=args.interface,
+        ingress_rate=args.ingress,
+        egress_rate=args.egress,
+    )
+    return FINE
+
+
 def _expose(args: argparse.Namespace, client: Client) -> int:
     done = client.post("/v1/expose", address=args.address)
     return _print(args, done, lambda d: f"{d['address']}\n")
@@ -308,6 +338,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Client], int]] = {
     "status": _status,
     "attach": _attach,
     "detach": _detach,
+    "bound": _bound,
     "expose": _expose,
     "hide": _hide,
     "ps": _ps,

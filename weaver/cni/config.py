@@ -10,6 +10,7 @@ from ipaddress import ip_interface, ip_network
 from typing import Any
 
 from weaver.cni.errors import CniError, Code
+from weaver.daemon.network import MAX_RATE, MIN_RATE, Shape
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 CHECK_SINCE = "0.4.0"
@@ -20,6 +21,8 @@ MAX_STDIN = 1 << 20
 MIN_MTU, MAX_MTU = 576, 65000
 OWN_IPAM = "weaver-ipam"
 VALID_ATTACHMENTS = "cni.dev/valid-attachments"
+
+_BANDWIDTH = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
 
 Json = dict[str, Any]
 Route = tuple[str, str | None]
@@ -105,11 +108,38 @@ class Call:
 
     @property
     def wants_gateway(self) -> bool | None:
-        """isDefaultGateway; None where the configuration does not say."""
-        value = self.config.get("isDefaultGateway")
+        return self._flag("isDefaultGateway")
+
+    @property
+    def hairpin(self) -> bool:
+        return bool(self._flag("hairpinMode"))
+
+    @property
+    def masquerade(self) -> bool:
+        """ipMasq: whether the world sees the host in the pod's place."""
+        return self._flag("ipMasq") is not False
+
+    def _flag(self, key: str) -> bool | None:
+        """None where the configuration does not say."""
+        value = self.config.get(key)
         if value is not None and not isinstance(value, bool):
-            raise CniError(Code.BAD_CONFIG, f"isDefaultGateway {value!r} is not true or false")
+            raise CniError(Code.BAD_CONFIG, f"{key} {value!r} is not true or false")
         return value
+
+    @property
+    def shape(self) -> Shape:
+        """What the interface may carry: by the bandwidth capability, in bits. A burst says nothing
+        without its rate, and a rate has one of ours where it names none."""
+        runtime = _section(self.config, "runtimeConfig") or {}
+        asked = _section(runtime, "bandwidth") or {}
+        numbers = [asked.get(key) or 0 for key in _BANDWIDTH]
+        for key, value in zip(_BANDWIDTH, numbers, strict=True):
+            if type(value) is not int or not 0 <= value <= MAX_RATE:
+                said = f"bandwidth: {key} {value!r} is not a number of bits up to {MAX_RATE}"
+                raise CniError(Code.BAD_CONFIG, said)
+            if key.endswith("Rate") and 0 < value < MIN_RATE:
+                raise CniError(Code.BAD_CONFIG, f"bandwidth: {key} {value} is less than {MIN_RATE}")
+        return Shape(*numbers)
 
     @property
     def ipam(self) -> Json:
@@ -221,9 +251,9 @@ def read_routes(value: object, code: Code, what: str) -> tuple[Route, ...]:
 def _check_values(call: Call) -> None:
     """What is wrong of a network that is to be made is said before anything is touched; what is
     to be taken down is taken down all the same."""
-    for _ in (call.mtu, call.mac, call.address, call.wants_gateway, call.ipam_type):
+    for _ in (call.mtu, call.mac, call.address, call.wants_gateway, call.ipam_type, call.shape):
         pass
-    for _ in (call.gateway, call.routes, call.previous):
+    for _ in (call.gateway, call.routes, call.previous, call.hairpin, call.masquerade):
         pass
 
 

@@ -15,15 +15,19 @@ from weaver.daemon.attach import Attacher, AttachRequest
 
 log = logging.getLogger(__name__)
 
+Reason = Callable[[], str | None]
+
 FALLBACK_VERSION = "1.0.0"
 """Of an error about a call whose own version cannot be made out."""
 
 
 class Handler:
-    """``not_ready`` says why the daemon cannot serve now, or None."""
+    """``not_ready`` says why the daemon cannot serve now, ``cannot_allocate`` why an ADD could not
+    have an address; or None."""
 
-    def __init__(self, attacher: Attacher, not_ready: Callable[[], str | None]) -> None:
-        self._attacher, self._not_ready = attacher, not_ready
+    def __init__(self, attacher: Attacher, not_ready: Reason, cannot_allocate: Reason) -> None:
+        self._attacher = attacher
+        self._not_ready, self._cannot_allocate = not_ready, cannot_allocate
 
     async def handle(self, environ: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
         """(exit status, standard output)."""
@@ -41,24 +45,22 @@ class Handler:
             case "VERSION":
                 return {"cniVersion": call.version, "supportedVersions": list(VERSIONS)}
             case "ADD":
-                self._demand_ready(Code.TRY_AGAIN)
+                _demand(self._not_ready, Code.TRY_AGAIN)
                 return await (self._ipam_add(call) if is_ipam else self._add(call))
             case "DEL":
                 await (self._ipam_del(call) if is_ipam else self._del(call))
             case "CHECK":
-                self._demand_ready(Code.TRY_AGAIN)
+                _demand(self._not_ready, Code.TRY_AGAIN)
                 await (self._ipam_check(call) if is_ipam else self._check(call))
             case "STATUS":
-                self._demand_ready(Code.NOT_AVAILABLE)
-                if not is_ipam and (delegate := find_delegate(call)) is not None:
+                delegate = None if is_ipam else find_delegate(call)
+                own = delegate is None  # whose addresses are ours
+                _demand(self._cannot_allocate if own else self._not_ready, Code.NOT_AVAILABLE)
+                if delegate is not None:
                     await run_delegate(delegate, call, "STATUS")
             case _:  # GC: parse lets nothing else through
                 await self._gc(call, is_ipam=is_ipam)
         return None
-
-    def _demand_ready(self, code: Code) -> None:
-        if (reason := self._not_ready()) is not None:
-            raise CniError(code, f"weaver is not ready: {reason}", reason)
 
     # ---- weaver-net
 
@@ -154,6 +156,11 @@ class Handler:
             raise CniError(Code.CHECK_FAILED, f"{call.container} has no address", "check-failed")
 
 
+def _demand(reason: Reason, code: Code) -> None:
+    if (why := reason()) is not None:
+        raise CniError(code, f"weaver is not ready: {why}", why)
+
+
 def refusal(stdin: bytes, err: CniError) -> tuple[int, bytes]:
     """(exit status, standard output) of an error, in the version that was asked for."""
     said = said_version(stdin)
@@ -181,6 +188,9 @@ def _request(
         routes=routes,
         exclusive=True,
         network=call.name,
+        hairpin=call.hairpin,
+        masquerade=call.masquerade,
+        shape=call.shape,
     )
 
 

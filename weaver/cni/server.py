@@ -6,13 +6,13 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from mesh.drivers.tasks import Supervisor
 from weaver.cni import frame
 from weaver.cni.errors import CniError, Code
-from weaver.cni.handler import Handler, refusal
+from weaver.cni.handler import Handler, Reason, refusal
 from weaver.cni.spool import DIRECTORY, Spool, file_name
 from weaver.daemon.attach import Attacher
 
@@ -36,8 +36,10 @@ CLOSE_TIMEOUT = 5.0
 
 
 class CniServer:
-    def __init__(self, attacher: Attacher, not_ready: Callable[[], str | None]) -> None:
-        self._handler = Handler(attacher, not_ready)
+    """``not_ready``, ``cannot_allocate``: as ``Handler`` has them."""
+
+    def __init__(self, attacher: Attacher, not_ready: Reason, cannot_allocate: Reason) -> None:
+        self._handler = Handler(attacher, not_ready, cannot_allocate)
         self._supervisor = Supervisor()
         self._calls: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None

@@ -22,7 +22,7 @@ from mesh.errors import OperatorError
 from weaver.config import MAX_MTU, MIN_MTU
 from weaver.daemon.attach_store import Attachment, AttachmentStore, Key
 from weaver.daemon.keyed_lock import KeyedLock
-from weaver.daemon.network import BRIDGE, NetworkPort, Route
+from weaver.daemon.network import BRIDGE, UNBOUND, NetworkPort, Route, Shape
 
 __all__ = [
     "BRIDGE",
@@ -73,6 +73,9 @@ class AttachRequest:
     routes: tuple[Route, ...] = ()
     exclusive: bool = False
     network: str = ""
+    hairpin: bool = False
+    masquerade: bool = True
+    shape: Shape = UNBOUND
 
     @property
     def key(self) -> Key:
@@ -178,15 +181,20 @@ class Attacher:
             mtu=request.mtu or self._mtu,
             routes=request.routes,
             network=request.network,
+            hairpin=request.hairpin,
+            masquerade=request.masquerade,
+            shape=request.shape,
         )
         self._remember(intent)
         row = intent
         if request.addresses is None:
             cidr = await self._address(request.key, request.address)
             row = replace(intent, addresses=(cidr,))
-        mac, host_mac = await self._network.attach(row.wiring)
-        ready = replace(row, mac=mac, host_mac=host_mac, ready=True)
+        made = await self._network.attach(row.wiring)
+        ready = replace(row, mac=made.mac, host_mac=made.host_mac, routes=made.routes, ready=True)
         self._remember(ready)
+        if not ready.masquerade:
+            await self.mend_nat()
         self._note("pod attached", ready)
         return ready
 
@@ -214,9 +222,26 @@ class Attacher:
             await self._network.delete([host_name(*key)])
             await self._ipam.free(AllocationKey(*key))
             self._forget(key)
+            if row is not None and not row.masquerade:
+                await self.mend_nat()  # whoever has its address next is not to inherit that
             if row is not None and row.ready:
                 self._note("pod detached", row)
         return row is not None
+
+    async def shape(self, container: str, ifname: str | None, shape: Shape) -> int:
+        """Bound what a pod's interface carries (all of them without a name) from now on; how many
+        there are. Raises OperatorError."""
+        keys = [key for key in self._rows if key[0] == container and ifname in (None, key[1])]
+        count = 0
+        for key in keys:
+            async with self._locks.held(key):
+                row = self.get(*key)
+                if row is not None:
+                    changed = replace(row, shape=shape)
+                    await self._network.shape(changed.wiring)
+                    self._remember(changed)
+                    count += 1
+        return count
 
     async def exists(self, container: str, ifname: str) -> bool:
         """Whether an attachment's interface is really there."""
@@ -309,7 +334,7 @@ class Attacher:
                 await self._hide(self.exposed)
             cidr = await self._address((EXPOSED.container, EXPOSED.interface), address)
             self._store.exposed = cidr
-            await self._network.expose(cidr, str(self._range))
+            await self._network.expose(cidr, str(self._range), self._plain())
             self.exposed = cidr
             return cidr
 
@@ -335,14 +360,14 @@ class Attacher:
         attachment without one is over. What was never finished is taken down.
         """
         rows = tuple(self._rows.values())
-        there = await self._network.adopt([row.host for row in rows if row.ready])
+        there = await self._network.adopt(self.ports(), self._hairpins())
         for row in rows:
             if row.host in there:
                 continue
             log.info("attachment gone", extra={"container": row.container, "reason": "pod-gone"})
             await self._detach(row.key)
         if (cidr := self._store.exposed) is not None:
-            await self._network.expose(cidr, str(self._range))
+            await self._network.expose(cidr, str(self._range), self._plain())
             self.exposed = cidr
 
     def ports(self) -> builtins.list[str]:
@@ -351,9 +376,26 @@ class Attacher:
 
     async def put_back(self) -> None:
         """Living pods, and the host's own address, onto a bridge that was made anew."""
-        await self._network.adopt(self.ports())
+        await self._network.adopt(self.ports(), self._hairpins())
         if self.exposed is not None:
-            await self._network.expose(self.exposed, str(self._range))
+            await self._network.expose(self.exposed, str(self._range), self._plain())
+
+    async def mend_nat(self) -> None:
+        """See that pods' way out is there, and right, while the host is exposed."""
+        if self.exposed is None:
+            return
+        wrong = await self._network.mend_nat(str(self._range), self._plain())
+        if wrong is not None:
+            log.warning("rules mended", extra={"reason": "rules-changed", "error": wrong})
+
+    def _hairpins(self) -> builtins.list[str]:
+        return [row.host for row in self._rows.values() if row.hairpin]
+
+    def _plain(self) -> builtins.list[str]:
+        """Addresses of pods that the world sees as they are."""
+        rows = self._rows.values()
+        plain = (a for row in rows if not row.masquerade for a in row.addresses)
+        return sorted(cidr.partition("/")[0] for cidr in plain)
 
     # ---- inside
 

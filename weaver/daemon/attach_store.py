@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ipam.drivers.store import DAMAGE, explained, open_database
-from weaver.daemon.network import Route, Wiring
+from weaver.daemon.network import UNBOUND, Route, Shape, Wiring
 
 SCHEMA = 1
 EXPOSED = "exposed"
@@ -49,6 +49,9 @@ class Attachment:
     routes: tuple[Route, ...] = ()
     network: str = ""
     ready: bool = False
+    hairpin: bool = False
+    masquerade: bool = True
+    shape: Shape = UNBOUND
 
     @property
     def key(self) -> Key:
@@ -57,7 +60,15 @@ class Attachment:
     @property
     def wiring(self) -> Wiring:
         return Wiring(
-            self.netns, self.ifname, self.host, self.mtu, self.mac, self.addresses, self.routes
+            self.netns,
+            self.ifname,
+            self.host,
+            self.mtu,
+            self.mac,
+            self.addresses,
+            self.routes,
+            self.hairpin,
+            self.shape,
         )
 
 
@@ -133,19 +144,22 @@ class AttachmentStore:
 
 def _attachment(row: Any) -> Attachment:  # noqa: ANN401  # JSON, of a file somebody may have touched
     """Raises TypeError, ValueError, KeyError or AttributeError for what ``put`` never wrote."""
-    addresses, routes = row.pop("addresses"), row.pop("routes")
+    addresses, routes, shape = row.pop("addresses"), row.pop("routes"), row.pop("shape", {})
     if not isinstance(addresses, list) or not isinstance(routes, list):
         raise TypeError("addresses and routes are lists")
     made = Attachment(
         **row,
         addresses=tuple(str(ip_interface(cidr)) for cidr in addresses),
         routes=tuple((destination, gateway) for destination, gateway in routes),
+        shape=Shape(**shape),
     )
     texts = (made.container, made.ifname, made.netns, made.host, made.network)
     maybe = (made.host_mac, made.mac, made.gateway, *(gateway for _, gateway in made.routes))
     given = (*(text for text in maybe if text is not None), *(to for to, _ in made.routes))
     if not all(isinstance(text, str) for text in (*texts, *given)):
         raise TypeError("a name that is no text")
-    if type(made.mtu) is not int or type(made.ready) is not bool:
-        raise TypeError("an MTU that is no number, or a state that is none")
+    if not all(type(n) is int for n in (made.mtu, *asdict(made.shape).values())):
+        raise TypeError("an MTU or a bound that is no number")
+    if not all(type(flag) is bool for flag in (made.ready, made.hairpin, made.masquerade)):
+        raise TypeError("a state that is none")
     return made

@@ -123,7 +123,8 @@ class Daemon:
         await self.attacher.reconcile()
         if config.seed and not self.ipam.allocator.ring.is_seeded:
             await self.ipam.seed(())
-        watch = self.devices.watch(self.attacher.ports, self.attacher.put_back)
+        attacher = self.attacher
+        watch = self.devices.watch(attacher.ports, attacher.put_back, attacher.mend_nat)
         self._supervisor.spawn(watch, "devices")
         self.ready = True
         self._note("ready", peer=self.identity.name, nickname=config.nickname)

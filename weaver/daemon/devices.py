@@ -54,11 +54,15 @@ class Devices:
         return list(zip(self._taps, (sock.fileno() for sock in self._udps), strict=True))
 
     async def watch(
-        self, ports: Callable[[], Sequence[str]], put_back: Callable[[], Awaitable[None]]
+        self,
+        ports: Callable[[], Sequence[str]],
+        put_back: Callable[[], Awaitable[None]],
+        mend_nat: Callable[[], Awaitable[None]],
     ) -> None:
         """Look now and then, mend what is wrong, until cancelled.
 
-        ``ports``: the host ends of pods; ``put_back``: makes a new bridge theirs.
+        ``ports``: the host ends of pods; ``put_back``: makes a new bridge theirs; ``mend_nat``:
+        sees to the rules of their way out.
         """
         self._put_back = put_back
         while not self._removed:
@@ -70,6 +74,8 @@ class Devices:
                         "devices mended", extra={"reason": "device-changed", "error": wrong[0]}
                     )
                     await self._mend()
+                if not self._removed:
+                    await mend_nat()
             except OperatorError as err:
                 log.warning("devices not mended", extra={"reason": err.reason, "error": str(err)})
 

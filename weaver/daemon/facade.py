@@ -15,6 +15,7 @@ from mesh.names import PeerName
 from weaver import __version__
 from weaver.daemon.attach import Attachment, AttachRequest, check_request
 from weaver.daemon.daemon import HANDOVER_TIMEOUT, Daemon
+from weaver.daemon.network import MAX_RATE, MIN_RATE, Shape
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,18 @@ class Facade:
         if not daemon.router.links.worker_up:
             return daemon.router.links.worker_reason
         return None
+
+    def cannot_allocate(self) -> str | None:
+        """Why no address would be given now, or None: what CNI's STATUS says beforehand. An ADD
+        waits a while for a quorum that is not there yet."""
+        daemon, allocator = self.daemon, self.daemon.ipam.allocator
+        if (reason := self.not_ready()) is not None:
+            return reason
+        if allocator.ring.is_seeded:
+            alone = not daemon.router.reachable and not allocator.space.free_count()
+            return "no-space" if alone else None
+        electors = 1 + len(daemon.router.reachable)
+        return "no-quorum" if electors < allocator.election.quorum else None
 
     def ipam(self) -> Json:
         allocator = self.daemon.ipam.allocator
@@ -196,6 +209,17 @@ class Facade:
         if not count:
             raise OperatorError(f"{container} is not attached", "not-attached")
         return {"detached": count}
+
+    async def shape(self, container: str, ifname: str | None, shape: Shape) -> Json:
+        numbers = asdict(shape).values()
+        if any(not 0 <= n <= MAX_RATE for n in numbers) or any(
+            0 < rate < MIN_RATE for rate in (shape.ingress_rate, shape.egress_rate)
+        ):
+            raise OperatorError(f"a rate is 0 (any) or {MIN_RATE} bits and more", "bad-request")
+        count = await self.daemon.attacher.shape(container, ifname, shape)
+        if not count:
+            raise OperatorError(f"{container} is not attached", "not-attached")
+        return {"bounded": count}
 
     async def expose(self, address: str | None) -> Json:
         self._usable()

@@ -9,7 +9,7 @@ from mesh.drivers.netlink import Netlink
 from mesh.errors import OperatorError
 from weaver.daemon.attach_store import AttachmentStore
 from weaver.daemon.devices import TAP
-from weaver.daemon.nethelper import remove_nat
+from weaver.daemon.natrules import remove_nat
 from weaver.daemon.network import BRIDGE
 from weaver.daemon.state import lock
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import Any
 
@@ -12,11 +13,12 @@ SRCNAT = 100
 """The priority of source NAT among postrouting hooks."""
 
 Ruleset = dict[str, Any]
+Json = dict[str, Any]
 
 
-def masquerade(range: str, bridge: str) -> Ruleset:
+def masquerade(range: str, bridge: str, plain: Sequence[str] = ()) -> Ruleset:
     """Replace our table: packets of pods that leave by another device than the bridge get its
-    address. Run twice, it is there once."""
+    address, but for the ``plain`` addresses. Run twice, it is there once."""
     network = ip_network(range)
     protocol = "ip" if network.version == 4 else "ip6"
     source = {"payload": {"protocol": protocol, "field": "saddr"}}
@@ -28,6 +30,11 @@ def masquerade(range: str, bridge: str) -> Ruleset:
         "chain": CHAIN,
         "comment": "pods reach the world as their host",
         "expr": [
+            *(
+                [{"match": {"op": "!=", "left": source, "right": {"set": [*plain]}}}]
+                if plain
+                else []
+            ),
             {"match": {"op": "==", "left": source, "right": pods}},
             {"match": {"op": "!=", "left": {"meta": {"key": "oifname"}}, "right": bridge}},
             {"masquerade": None},
@@ -48,3 +55,24 @@ def remove() -> Ruleset:
     """Remove our table, whether it is there or not: nft's JSON knows no "destroy" before 1.0.7."""
     table = {"table": {"family": FAMILY, "name": TABLE}}
     return {"nftables": [{"add": table}, {"delete": table}]}
+
+
+def is_whole(listing: Any, plain: Sequence[str]) -> bool:  # noqa: ANN401  # nft's JSON
+    """Whether what nft lists is our table as ``masquerade`` makes it: somebody may have flushed
+    it, or taken the rule out."""
+    entries = listing.get("nftables", ()) if isinstance(listing, dict) else ()
+    chains = [e["chain"] for e in entries if "chain" in e]
+    rules = [e["rule"] for e in entries if "rule" in e]
+    if [chain.get("hook") for chain in chains] != ["postrouting"] or len(rules) != 1:
+        return False
+    expressions: list[Json] = rules[0].get("expr", [])
+    spared = [
+        sorted(right["set"]) if isinstance(right := match["right"], dict) else [right]
+        for e in expressions
+        if (match := e.get("match")) is not None
+        and match["op"] == "!="
+        and "payload" in match["left"]
+    ]
+    return expressions[-1:] == [{"masquerade": None}] and spared == (
+        [sorted(plain)] if plain else []
+    )

@@ -12,7 +12,6 @@ import json
 import os
 import socket
 import struct
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from functools import cache
 from typing import Any
 
 from mesh.drivers.netlink import Link, Netlink, Veth, enter_namespace, is_network_namespace
-from weaver.daemon import nat
+from weaver.daemon.natrules import NatRules, remove_nat
 
 Request = dict[str, Any]
 Answer = dict[str, Any]
@@ -33,8 +32,16 @@ POD_GSO_MAX = 62000
 """Octets of a pod's TCP super-frames. The kernel's 65,536 make records of 46 datagrams, two more
 than one call of the worker may send (docs/sleeve.md)."""
 
-NFT_TIMEOUT = 10.0
-"""Seconds for one nft transaction; it takes some 10 ms."""
+MIN_BURST = 65536
+"""Octets that a bounded device passes at once at least: less than a super-frame would stop it."""
+
+MAX_RATE = 1 << 32
+"""Octets a second that the kernel's bound has no room for: no bound."""
+
+MAX_BURST_TIME = 200
+"""Seconds that a burst may last: the kernel counts them in 32 bits of 64 ns."""
+
+DEFAULTS = {"0.0.0.0/0": 4, "::/0": 6}
 
 ETH_P_IP, ETH_P_ARP = 0x0800, 0x0806
 
@@ -136,11 +143,15 @@ def attach(nl: Netlink, r: Request) -> Answer:
             raise
         made = True
         nl.enslave(r["host"], r["bridge"], HOST_MTU)
+        if r["hairpin"]:
+            nl.set_hairpin(r["host"])
+        if r["shape"]["ingress_rate"]:
+            nl.shape(r["host"], *_octets(r["shape"], "ingress"))
         with inside(fd) as pod:
-            mac = _configure(pod, r)
+            mac, routes = _configure(pod, r)
         announce(r["bridge"], mac, r["addresses"])
         host = nl.link(r["host"])
-        return {"mac": mac, "host_mac": None if host is None else host.mac}
+        return {"mac": mac, "host_mac": None if host is None else host.mac, "routes": routes}
     except BaseException:
         if made:
             nl.delete(r["host"])
@@ -149,7 +160,29 @@ def attach(nl: Netlink, r: Request) -> Answer:
         os.close(fd)
 
 
-def _configure(pod: Netlink, r: Request) -> str:
+def _octets(shape: dict[str, int], direction: str) -> tuple[int, int]:
+    """Octets a second, and at once, of bits."""
+    rate, burst = shape[f"{direction}_rate"] // 8, shape[f"{direction}_burst"] // 8
+    if rate >= MAX_RATE:
+        return 0, 0
+    burst = burst or rate // 10
+    return rate, max(MIN_BURST, min(burst, rate * MAX_BURST_TIME))
+
+
+def shape(nl: Netlink, r: Request) -> Answer:
+    """Bound what an attachment carries: towards the pod at the host's end, from it at its own."""
+    nl.shape(r["host"], *_octets(r["shape"], "ingress"))
+    fd = open_namespace(r["netns"])
+    try:
+        with inside(fd) as pod:
+            pod.shape(r["ifname"], *_octets(r["shape"], "egress"))
+    finally:
+        os.close(fd)
+    return {}
+
+
+def _configure(pod: Netlink, r: Request) -> tuple[str, list[tuple[str, str | None]]]:
+    """The pod's end's MAC, and the routes that it has now."""
     pod.set_up("lo")
     pod.set_gso_max(r["ifname"], POD_GSO_MAX)
     if r.get("mac"):
@@ -158,12 +191,18 @@ def _configure(pod: Netlink, r: Request) -> str:
         address, _, prefix = cidr.partition("/")
         pod.add_address(r["ifname"], address, int(prefix))
     pod.set_up(r["ifname"])
+    routes = []
     for destination, gateway in r.get("routes", ()):
+        if destination in DEFAULTS and pod.has_default(DEFAULTS[destination], r["ifname"]):
+            continue  # of the pod's first interface; a second one does not take it away
         pod.add_route(destination, gateway, r["ifname"])
+        routes.append((destination, gateway))
+    if r["shape"]["egress_rate"]:
+        pod.shape(r["ifname"], *_octets(r["shape"], "egress"))
     link = pod.link(r["ifname"])
     if link is None:
         raise OSError(errno.ENODEV, f"{r['ifname']} vanished")
-    return link.mac
+    return link.mac, routes
 
 
 def check(nl: Netlink, r: Request) -> Answer:
@@ -174,6 +213,8 @@ def check(nl: Netlink, r: Request) -> Answer:
             wrong = _look(pod, r)
     finally:
         os.close(fd)
+    if _octets(r["shape"], "ingress")[0] and nl.link(r["host"]) and not nl.is_shaped(r["host"]):
+        wrong.append(f"{r['host']} has lost its bound")
     host = nl.link(r["host"])
     if host is None:
         wrong.append(f"host interface {r['host']} is missing")
@@ -207,6 +248,8 @@ def _look(pod: Netlink, r: Request) -> list[str]:
         wrong.append(f"{ifname} has the MAC {link.mac}, not {r['mac']}")
     have = pod.addresses(ifname)
     wrong += [f"address {a} of {ifname} is missing" for a in r["addresses"] if a not in have]
+    if _octets(r["shape"], "egress")[0] and not pod.is_shaped(ifname):
+        wrong.append(f"{ifname} has lost its bound")
     routes = pod.routes(ifname)
     for destination, gateway in r.get("routes", ()):
         if (destination, gateway) not in routes:
@@ -226,6 +269,8 @@ def adopt(nl: Netlink, r: Request) -> Answer:
     there = [name for name in r["names"] if nl.link(name) is not None]
     for name in there:
         nl.enslave(name, r["bridge"], HOST_MTU)
+        if name in r["hairpins"]:
+            nl.set_hairpin(name)
     return {"there": there}
 
 
@@ -240,7 +285,11 @@ def expose(nl: Netlink, r: Request) -> Answer:
     bridge = nl.link(r["bridge"])
     if bridge is not None:
         announce(r["bridge"], bridge.mac, [r["address"]])
-    return {"nat": _nft(nat.masquerade(r["range"], r["bridge"])) or _forward(r["range"])}
+    return {"nat": _rules.make(r["range"], r["bridge"], r["plain"])}
+
+
+def mend_nat(nl: Netlink, r: Request) -> Answer:
+    return {"wrong": _rules.mend(r["range"], r["bridge"], r["plain"])}
 
 
 def hide(nl: Netlink, r: Request) -> Answer:
@@ -249,42 +298,11 @@ def hide(nl: Netlink, r: Request) -> Answer:
     return {"nat": remove_nat()}
 
 
-def remove_nat() -> str | None:
-    """Take our rules away; what went wrong, if anything did."""
-    return _nft(nat.remove())
-
-
-def _nft(ruleset: nat.Ruleset) -> str | None:
-    """Run one transaction of nftables; what went wrong."""
-    try:
-        done = subprocess.run(
-            ["nft", "-j", "-f", "-"],  # noqa: S607  # where Debian and others put it differs
-            input=json.dumps(ruleset),
-            capture_output=True,
-            text=True,
-            timeout=NFT_TIMEOUT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as err:
-        return f"cannot run nft: {err}"
-    return None if done.returncode == 0 else done.stderr.strip() or "nft failed"
-
-
-def _forward(range: str) -> str | None:
-    """Let the kernel forward between the bridge and the host's other devices."""
-    family = "ipv6/conf/all/forwarding" if ":" in range else "ipv4/ip_forward"
-    try:
-        with open(f"/proc/sys/net/{family}", "r+") as file:
-            if file.read().strip() == "0":
-                file.seek(0)
-                file.write("1")
-    except OSError as err:
-        return f"cannot enable forwarding: {err.strerror}"
-    return None
-
+_rules = NatRules()
 
 COMMANDS: dict[str, Callable[[Netlink, Request], Answer]] = {
-    f.__name__: f for f in (attach, check, ports, setup, adopt, delete, expose, hide)
+    f.__name__: f
+    for f in (attach, shape, check, ports, setup, adopt, delete, expose, mend_nat, hide)
 }
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from mesh.errors import OperatorError
@@ -29,6 +29,24 @@ Route = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """What an interface may carry: bits a second towards the pod (ingress) and from it, and bits
+    at once. A rate of 0: any."""
+
+    ingress_rate: int = 0
+    ingress_burst: int = 0
+    egress_rate: int = 0
+    egress_burst: int = 0
+
+
+UNBOUND = Shape()
+
+MIN_RATE, MAX_RATE = 8_000, (1 << 64) - 1
+"""Bits a second, and bits at once: less than the first is no network; runtimes say "any" with the
+largest number they have."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wiring:
     """One attachment as the kernel is told of it. ``mac`` None lets the kernel choose."""
 
@@ -39,6 +57,17 @@ class Wiring:
     mac: str | None
     addresses: tuple[str, ...]
     routes: tuple[Route, ...]
+    hairpin: bool = False
+    shape: Shape = UNBOUND
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """What became of it: ``routes`` lacks a default route that another interface has already."""
+
+    mac: str
+    host_mac: str
+    routes: tuple[Route, ...]
 
 
 class HelperDiedError(OperatorError):
@@ -48,8 +77,11 @@ class HelperDiedError(OperatorError):
 class NetworkPort(Protocol):
     """Devices of the host and of pods. Methods raise OperatorError with a stable reason."""
 
-    async def attach(self, wiring: Wiring) -> tuple[str, str]:
-        """Make it, replacing what a crash left of it; the pod's and the host end's MAC."""
+    async def attach(self, wiring: Wiring) -> Wired:
+        """Make it, replacing what a crash left of it."""
+
+    async def shape(self, wiring: Wiring) -> None:
+        """Bound what it carries as the wiring says now."""
 
     async def check(self, wiring: Wiring) -> list[str]:
         """What is wrong with it, in sentences."""
@@ -60,11 +92,16 @@ class NetworkPort(Protocol):
     async def delete(self, hosts: Sequence[str]) -> None:
         """Delete those host ends that there are."""
 
-    async def adopt(self, hosts: Sequence[str]) -> frozenset[str]:
-        """Put those host ends that live back on the bridge; which they are."""
+    async def adopt(self, hosts: Sequence[str], hairpins: Sequence[str] = ()) -> frozenset[str]:
+        """Put those host ends that live back on the bridge; which they are. ``hairpins``: those
+        of them that hear themselves."""
 
-    async def expose(self, address: str, range: str) -> None:
-        """Give the bridge an address, and pods of the range a way out through this host."""
+    async def expose(self, address: str, range: str, plain: Sequence[str] = ()) -> None:
+        """Give the bridge an address, and pods of the range a way out through this host: with its
+        address but for the ``plain`` ones, who keep theirs."""
+
+    async def mend_nat(self, range: str, plain: Sequence[str]) -> str | None:
+        """See that pods' way out is as it was made, and make it anew if not: what was wrong."""
 
     async def hide(self, address: str) -> None: ...
 
@@ -76,9 +113,13 @@ class Network:
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
 
-    async def attach(self, wiring: Wiring) -> tuple[str, str]:
+    async def attach(self, wiring: Wiring) -> Wired:
         done = await self.do("attach", **_plain(wiring))
-        return done["mac"], done["host_mac"]
+        routes = tuple((to, via) for to, via in done["routes"])
+        return Wired(done["mac"], done["host_mac"], routes)
+
+    async def shape(self, wiring: Wiring) -> None:
+        await self.do("shape", **_plain(wiring))
 
     async def check(self, wiring: Wiring) -> list[str]:
         wrong: list[str] = (await self.do("check", **_plain(wiring)))["wrong"]
@@ -97,11 +138,19 @@ class Network:
     async def delete(self, hosts: Sequence[str]) -> None:
         await self.do("delete", names=list(hosts))
 
-    async def adopt(self, hosts: Sequence[str]) -> frozenset[str]:
-        return frozenset((await self.do("adopt", bridge=BRIDGE, names=list(hosts)))["there"])
+    async def adopt(self, hosts: Sequence[str], hairpins: Sequence[str] = ()) -> frozenset[str]:
+        wanted = {"names": list(hosts), "hairpins": list(hairpins)}
+        return frozenset((await self.do("adopt", bridge=BRIDGE, **wanted))["there"])
 
-    async def expose(self, address: str, range: str) -> None:
-        done = await self.do("expose", bridge=BRIDGE, address=address, range=range)
+    async def mend_nat(self, range: str, plain: Sequence[str]) -> str | None:
+        done = await self.do("mend_nat", bridge=BRIDGE, range=range, plain=list(plain))
+        wrong: str | None = done["wrong"]
+        return wrong
+
+    async def expose(self, address: str, range: str, plain: Sequence[str] = ()) -> None:
+        done = await self.do(
+            "expose", bridge=BRIDGE, address=address, range=range, plain=list(plain)
+        )
         if done["nat"] is not None:
             log.warning(
                 "pods have no way out", extra={"reason": "nat-unavailable", "error": done["nat"]}
@@ -203,4 +252,6 @@ def _plain(wiring: Wiring) -> dict[str, object]:
         "mac": wiring.mac,
         "addresses": list(wiring.addresses),
         "routes": [list(route) for route in wiring.routes],
+        "hairpin": wiring.hairpin,
+        "shape": asdict(wiring.shape),
     }
