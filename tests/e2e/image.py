@@ -5,14 +5,28 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
+import subprocess
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 REFERENCE = "docker.io/library/weaver-busybox:local"
 EPOCH = "1970-01-01T00:00:00Z"
 
 
-def write_image(busybox: Path, applets: list[str], out: Path) -> None:
+def busybox_image(out: Path, reference: str = REFERENCE, *command: str) -> Path:
+    """The machine's own static busybox as an image that runs a command; its file."""
+    applets = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=True)
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    write_image(Path(busybox), applets.stdout.split(), out, reference, command or ("/bin/sh",))
+    return out
+
+
+def write_image(
+    busybox: Path, applets: list[str], out: Path, reference: str, command: Sequence[str]
+) -> None:
     """A docker-archive, as ``ctr images import`` reads it; the same octets every time."""
     layer = _layer(busybox, applets)
     config = json.dumps(
@@ -20,14 +34,14 @@ def write_image(busybox: Path, applets: list[str], out: Path) -> None:
             "architecture": "amd64",
             "os": "linux",
             "created": EPOCH,
-            "config": {"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]},
+            "config": {"Cmd": [*command], "Env": ["PATH=/bin"]},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_digest(layer)}"]},
             "history": [{"created": EPOCH, "created_by": "weaver's tests"}],
         }
     ).encode()
     name = f"{_digest(config)}.json"
     path = f"{_digest(layer)}/layer.tar"
-    manifest = json.dumps([{"Config": name, "RepoTags": [REFERENCE], "Layers": [path]}]).encode()
+    manifest = json.dumps([{"Config": name, "RepoTags": [reference], "Layers": [path]}]).encode()
     with tarfile.open(out, "w") as archive:
         for member, octets in ((name, config), (path, layer), ("manifest.json", manifest)):
             _add(archive, member, octets, 0o644)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.image import REFERENCE, write_image
+from tests.e2e.image import REFERENCE, busybox_image
 from weaver.lab.host import Site
 from weaver.lab.lab import Lab
 from weaver.lab.plan import Order, Shape
@@ -69,11 +69,7 @@ class Containerd:
             command = ["containerd", "-c", str(config)]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for(lambda: self._ctr("version").returncode == 0, "containerd does not answer")
-        applets = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=True)
-        image = self.directory / "image.tar"
-        busybox = shutil.which("busybox")
-        assert busybox is not None
-        write_image(Path(busybox), applets.stdout.split(), image)
+        image = busybox_image(self.directory / "image.tar")
         done = self._ctr("images", "import", str(image))
         assert done.returncode == 0, done.stderr
 

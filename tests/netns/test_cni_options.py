@@ -116,7 +116,7 @@ def test_a_second_interface_does_not_take_the_way_out(alone: CniHost) -> None:
 def test_an_address_and_a_mac_asked_for(alone: CniHost, asked: str) -> None:
     """In each of the ways there are; a prefix is ours, whatever theirs was."""
     pod = alone.pod("asking")
-    wanted: Json = {"ips": ["10.33.0.9/24"], "mac": "02:11:22:33:44:55"}
+    wanted: Json = {"ips": ["10.33.0.9/24", "10.33.0.9"], "mac": "02:11:22:33:44:55"}
     ways: dict[str, tuple[Json, str]] = {
         "ips": (conf(runtimeConfig=wanted), ""),
         "args": (conf(args={"cni": wanted}), ""),

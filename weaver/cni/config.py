@@ -97,14 +97,13 @@ class Call:
             found = [ip for ip in self.args.get("IP", "").split(",") if ip]
         if not isinstance(found, list) or not all(isinstance(ip, str) for ip in found):
             raise CniError(Code.BAD_CONFIG, f"ips {found!r} is not a list of addresses")
-        if not found:
-            return None
-        if len(found) > 1:
-            raise CniError(Code.UNSUPPORTED_FIELD, f"ips {found!r}: one address a pod is given")
         try:
-            return str(ip_interface(found[0]).ip)
+            asked = dict.fromkeys(str(ip_interface(text).ip) for text in found)
         except ValueError as err:
-            raise CniError(Code.BAD_CONFIG, f"not an address: {found[0]!r}") from err
+            raise CniError(Code.BAD_CONFIG, f"ips {found!r}: not all are addresses") from err
+        if len(asked) > 1:
+            raise CniError(Code.UNSUPPORTED_FIELD, f"ips {found!r}: one address a pod is given")
+        return next(iter(asked), None)  # podman asks twice for the same
 
     @property
     def wants_gateway(self) -> bool | None:
