@@ -2,7 +2,7 @@
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := python3-venv iproute2 iputils-ping nftables iperf3 tcpdump ethtool procps containernetworking-plugins containerd runc busybox-static gcc podman iptables golang-go golang-github-appc-cni-dev
+PACKAGES := python3-venv iproute2 iputils-ping nftables iperf3 tcpdump ethtool procps containernetworking-plugins containerd runc busybox-static gcc podman docker.io iptables golang-go golang-github-appc-cni-dev
 PEERS := wireguard-go wireguard-tools fastd tinc nebula openvpn openssl
 N ?= 20
 SEEDS ?= 1-20

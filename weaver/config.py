@@ -53,6 +53,8 @@ class Config:
     observer: bool = False
     cipher: Cipher | None = None
     """The only one to offer; None: all there are, the faster first."""
+    docker: Path | None = None
+    """The socket of Docker's plugin, if there is to be one."""
     log_format: str = "text"
     log_level: str = "info"
 

@@ -106,18 +106,18 @@ class Mortal:
         if asyncio.iscoroutinefunction(found):
             return self._awaited(found)
 
-        def called(*args: object) -> object:
+        def called(*args: object, **named: object) -> object:
             self._steps.step()
-            result = found(*args)
+            result = found(*args, **named)
             self._steps.step()
             return result
 
         return called
 
     def _awaited(self, found: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
-        async def called(*args: object) -> object:
+        async def called(*args: object, **named: object) -> object:
             self._steps.step()
-            result = await found(*args)
+            result = await found(*args, **named)
             self._steps.step()
             return result
 
@@ -128,7 +128,7 @@ async def _mend(attacher: Attacher, wanted: Path) -> None:
     """What the daemon does every few seconds, while a file is there."""
     while True:
         if wanted.exists():  # noqa: ASYNC240  # one look
-            await attacher.mend_nat()
+            await attacher.mend_rules()
         await asyncio.sleep(0.1)
 
 

@@ -40,9 +40,9 @@ class MortalNetlink(Netlink):
 
 
 def _stepping(call: Callable[..., Any], steps: Steps) -> Callable[..., Any]:
-    def called(*args: object) -> Any:
+    def called(*args: object, **named: object) -> Any:
         steps.step()
-        return call(*args)
+        return call(*args, **named)
 
     return called
 

@@ -92,6 +92,34 @@ def test_rules_that_somebody_flushed_are_made_anew(alone: CniHost) -> None:
     assert _rules(alone) == whole
 
 
+def test_pods_reach_each_other_where_forwarding_is_dropped(alone: CniHost) -> None:
+    """As dockerd, and whoever loads br_netfilter, leaves a host: frames between ports, too."""
+    one, two, out = alone.pod("one"), alone.pod("two"), alone.pod("out")
+    _world(alone)
+    for pod in (one, two):
+        pod.add()
+    there = two.link()
+    assert there is not None
+    address_of_two = there["addr_info"][0]["local"]
+    for command in (
+        ["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1"],
+        ["iptables", "-P", "FORWARD", "DROP"],
+        ["iptables", "-A", "FORWARD", "-i", "somebody", "-j", "ACCEPT"],
+    ):
+        subprocess.run([*alone.within(), *command], check=True)
+    assert not one.reaches(address_of_two)
+    with alone.steered("mends"):
+        wait_for(lambda: one.reaches(address_of_two), lambda: _forward(alone))
+        out.add(conf(isDefaultGateway=True))
+        wait_for(lambda: out.reaches(WORLD), lambda: _forward(alone))
+        ours = _forward(alone)
+        for broken in (["-D", "FORWARD", "-j", "WEAVER-FORWARD"], ["-F", "WEAVER-FORWARD"],
+                       ["-I", "FORWARD", "-j", "DROP"]):  # fmt: skip
+            subprocess.run([*alone.within(), "iptables", *broken], check=True)
+            wait_for(lambda: one.reaches(address_of_two), lambda: _forward(alone))
+        assert [line for line in _forward(alone) if line not in ours] == ["-A FORWARD -j DROP"]
+
+
 def test_a_second_interface_does_not_take_the_way_out(alone: CniHost) -> None:
     """As multus asks: one pod, several interfaces, each with its own ADD, CHECK and DEL."""
     pod = alone.pod("several")
@@ -229,6 +257,11 @@ def _held_back(namespace: str, device: str) -> int:
 def _hairpin(host: CniHost, name: str) -> bool:
     shown = json.loads(ip("-n", host.namespace, "-d", "-j", "link", "show", name))[0]
     return bool(shown["linkinfo"]["info_slave_data"]["hairpin"])
+
+
+def _forward(host: CniHost) -> list[str]:
+    command = [*host.within(), "iptables", "-S"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def _rules(host: CniHost) -> str:

@@ -29,7 +29,7 @@ class NetworkTwin:
         self.before("attach")
         inside = self._namespace(wiring.netns)
         self._delete(wiring.host)
-        if wiring.ifname in inside:
+        if wiring.netns and wiring.ifname in inside:  # what stays here has a name of its own
             raise OperatorError(f"{wiring.ifname} exists", "interface-exists")
         mac = wiring.mac or "02:00:00:00:00:01"
         inside.add(wiring.ifname)
@@ -72,7 +72,7 @@ class NetworkTwin:
         self.before("expose")
         self.bridge_address, self.plain = address, tuple(plain)
 
-    async def mend_nat(self, range: str, plain: Sequence[str]) -> str | None:
+    async def mend_rules(self, range: str, plain: Sequence[str], *, exposed: bool) -> str | None:
         wrong = None if self.plain == tuple(plain) else "the rules were gone"
         self.plain = tuple(plain)
         return wrong

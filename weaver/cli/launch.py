@@ -9,14 +9,18 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ipam.address import AddressRange
+from ipam.address import Address, AddressRange
 from mesh.connection.maker import Target
 from mesh.drivers.listen import listening_socket
 from mesh.errors import OperatorError
 from mesh.wire.cipher import named
 from weaver.config import Config, http_address
 from weaver.logs import set_up
+
+if TYPE_CHECKING:
+    from weaver.docker.server import DockerServer
 
 
 def config_of(args: argparse.Namespace) -> Config:
@@ -51,6 +55,7 @@ def config_of(args: argparse.Namespace) -> Config:
         seed=args.seed,
         observer=args.observer,
         cipher=named(args.cipher),
+        docker=Path(args.run_dir) / args.docker if args.docker else None,
         log_format=args.log_format,
         log_level=args.log_level,
     )
@@ -83,6 +88,8 @@ async def _run(config: Config, listening: socket.socket) -> None:
     from weaver.cni.server import CniServer
     from weaver.daemon.daemon import Daemon
     from weaver.daemon.facade import Facade
+    from weaver.docker.driver import Driver
+    from weaver.docker.server import DockerServer
 
     daemon = Daemon(config, listening)
     facade = Facade(daemon)
@@ -94,6 +101,14 @@ async def _run(config: Config, listening: socket.socket) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: daemon.background(reload(), "reload"))
     make_way(config.socket)
     await daemon.start()
+    docker = DockerServer(
+        Driver(
+            daemon.attacher,
+            config.range,
+            lambda number: daemon.ipam.allocator.holder_of(Address(number)),
+            facade.not_ready,
+        )
+    )
     cni = CniServer(daemon.attacher, facade.not_ready, facade.cannot_allocate)
     try:
         http = http_address(config.http) if config.http else None
@@ -101,8 +116,19 @@ async def _run(config: Config, listening: socket.socket) -> None:
         daemon.sockets.append(config.socket)
         await cni.start(config.cni_socket)
         daemon.sockets.append(config.cni_socket)
+        if config.docker is not None:
+            await _serve_docker(docker, config.docker)
+            daemon.sockets.append(config.docker)
         await daemon.stopping.wait()
     finally:
+        await docker.close()
         await cni.close()
         await api.close()
         await daemon.close()
+
+
+async def _serve_docker(docker: DockerServer, path: Path) -> None:
+    try:
+        await docker.start(path)
+    except OSError as err:
+        raise OperatorError(f"{path}: {err.strerror}", "socket-unusable") from err

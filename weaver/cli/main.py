@@ -141,6 +141,13 @@ def _launch(commands: Any) -> None:  # noqa: ANN401
         default="auto",
         help="of frames: the only one to offer, or (auto) all, the fastest here preferred",
     )
+    launch.add_argument(
+        "--docker",
+        nargs="?",
+        const="/run/docker/plugins/weaver.sock",
+        metavar="PATH",
+        help="be Docker's network and address plugin, called by the socket's name (in --run-dir)",
+    )
     launch.add_argument("--log-format", choices=("text", "json"), default="text")
     launch.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info"

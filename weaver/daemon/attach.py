@@ -56,7 +56,9 @@ class IpamPort(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AttachRequest:
-    """``addresses`` given (CIDR) come from another allocator; otherwise ours gives one, or claims
+    """``netns`` empty: the pod's end stays here, for a runtime that takes it; it names a ``mac``.
+
+    ``addresses`` given (CIDR) come from another allocator; otherwise ours gives one, or claims
     ``address``.
 
     ``exclusive``: refuse what is attached already instead of answering the same again.
@@ -194,7 +196,7 @@ class Attacher:
         ready = replace(row, mac=made.mac, host_mac=made.host_mac, routes=made.routes, ready=True)
         self._remember(ready)
         if not ready.masquerade:
-            await self.mend_nat()
+            await self.mend_rules()
         self._note("pod attached", ready)
         return ready
 
@@ -223,7 +225,7 @@ class Attacher:
             await self._ipam.free(AllocationKey(*key))
             self._forget(key)
             if row is not None and not row.masquerade:
-                await self.mend_nat()  # whoever has its address next is not to inherit that
+                await self.mend_rules()  # whoever has its address next is not to inherit that
             if row is not None and row.ready:
                 self._note("pod detached", row)
         return row is not None
@@ -380,11 +382,11 @@ class Attacher:
         if self.exposed is not None:
             await self._network.expose(self.exposed, str(self._range), self._plain())
 
-    async def mend_nat(self) -> None:
-        """See that pods' way out is there, and right, while the host is exposed."""
-        if self.exposed is None:
-            return
-        wrong = await self._network.mend_nat(str(self._range), self._plain())
+    async def mend_rules(self) -> None:
+        """See that pods' way out is there, and right, while the host is exposed; and that they
+        reach each other whatever others make of forwarding."""
+        exposed = self.exposed is not None
+        wrong = await self._network.mend_rules(str(self._range), self._plain(), exposed=exposed)
         if wrong is not None:
             log.warning("rules mended", extra={"reason": "rules-changed", "error": wrong})
 

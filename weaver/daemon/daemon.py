@@ -124,7 +124,8 @@ class Daemon:
         if config.seed and not self.ipam.allocator.ring.is_seeded:
             await self.ipam.seed(())
         attacher = self.attacher
-        watch = self.devices.watch(attacher.ports, attacher.put_back, attacher.mend_nat)
+        await attacher.mend_rules()
+        watch = self.devices.watch(attacher.ports, attacher.put_back, attacher.mend_rules)
         self._supervisor.spawn(watch, "devices")
         self.ready = True
         self._note("ready", peer=self.identity.name, nickname=config.nickname)

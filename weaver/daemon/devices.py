@@ -57,11 +57,11 @@ class Devices:
         self,
         ports: Callable[[], Sequence[str]],
         put_back: Callable[[], Awaitable[None]],
-        mend_nat: Callable[[], Awaitable[None]],
+        mend_rules: Callable[[], Awaitable[None]],
     ) -> None:
         """Look now and then, mend what is wrong, until cancelled.
 
-        ``ports``: the host ends of pods; ``put_back``: makes a new bridge theirs; ``mend_nat``:
+        ``ports``: the host ends of pods; ``put_back``: makes a new bridge theirs; ``mend_rules``:
         sees to the rules of their way out.
         """
         self._put_back = put_back
@@ -75,7 +75,7 @@ class Devices:
                     )
                     await self._mend()
                 if not self._removed:
-                    await mend_nat()
+                    await mend_rules()
             except OperatorError as err:
                 log.warning("devices not mended", extra={"reason": err.reason, "error": str(err)})
 
@@ -83,6 +83,7 @@ class Devices:
         """Delete bridge and TAP for good. No worker may be running."""
         self._removed = True
         await self._network.do("delete", names=[BRIDGE, TAP])
+        await self._network.do("remove_rules")
 
     async def _mend(self) -> None:
         await self.setup()

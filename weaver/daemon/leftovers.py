@@ -9,7 +9,7 @@ from mesh.drivers.netlink import Netlink
 from mesh.errors import OperatorError
 from weaver.daemon.attach_store import AttachmentStore
 from weaver.daemon.devices import TAP
-from weaver.daemon.natrules import remove_nat
+from weaver.daemon.natrules import remove_all
 from weaver.daemon.network import BRIDGE
 from weaver.daemon.state import lock
 
@@ -29,7 +29,7 @@ def remove_devices(state: Path) -> list[str]:
             )
         removed = [name for name in (*_pods(state), BRIDGE) if nl.delete(name)]
         if removed:
-            remove_nat()
+            remove_all()
     except OSError as err:
         raise OperatorError(f"cannot remove devices: {err.strerror}", "kernel-refused") from err
     finally:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 
 from weaver.daemon import nat
+from weaver.daemon.forwarding import Forwarding, family_of
 
 NFT_TIMEOUT = 10.0
 """Seconds for one nft transaction; it takes some 10 ms."""
@@ -26,23 +27,31 @@ class NatRules:
     generation, which any change by anybody ends, nothing is read."""
 
     def __init__(self) -> None:
-        self._seen: tuple[int, str, tuple[str, ...]] | None = None
+        self._seen: tuple[object, ...] | None = None
 
     def make(self, range: str, bridge: str, plain: Sequence[str]) -> str | None:
         """Why pods have no way out, or None."""
         return run(nat.masquerade(range, bridge, plain)) or forward(range)
 
-    def mend(self, range: str, bridge: str, plain: Sequence[str]) -> str | None:
-        """Make them anew if somebody took them away; what was wrong, or None."""
-        key = (generation(), range, tuple(plain))
-        if key[0] and key == self._seen:
+    def mend(self, range: str, bridge: str, plain: Sequence[str], *, exposed: bool) -> str | None:
+        """Make anew what somebody took away, and let pods through where somebody drops what is
+        forwarded; what was wrong, or None. (Of iptables' old kind, which is no part of that
+        ruleset, a change is noticed with the next of the ruleset.)"""
+        about = (range, bridge, *plain, exposed)
+        now = generation()
+        if now and self._seen == (now, *about):
             return None
-        found = None
-        if not nat.is_whole(listed(), plain):
+        found = []
+        if exposed and not nat.is_whole(listed(), plain):
             failed = self.make(range, bridge, plain)
-            found = f"the rules were gone{f', and cannot be made: {failed}' if failed else ''}"
-        self._seen = (generation(), range, tuple(plain))
-        return found
+            found.append(
+                f"the way out was gone{f', and cannot be made: {failed}' if failed else ''}"
+            )
+        dropped = Forwarding(family_of(range)).mend(bridge, exposed=exposed)
+        if dropped is not None:
+            found.append(dropped)
+        self._seen = (generation(), *about)
+        return ", ".join(found) or None
 
 
 def run(ruleset: nat.Ruleset) -> str | None:
@@ -76,8 +85,15 @@ def listed() -> object:
 
 
 def remove_nat() -> str | None:
-    """Take our rules away; what went wrong, if anything did."""
+    """Take our table away; what went wrong, if anything did."""
     return run(nat.remove())
+
+
+def remove_all() -> None:
+    """That, and what lets pods through others' rules."""
+    remove_nat()
+    for family in (4, 6):
+        Forwarding(family).remove()
 
 
 def forward(range: str) -> str | None:

@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 from mesh.drivers.netlink import Link, Netlink, Veth, enter_namespace, is_network_namespace
-from weaver.daemon.natrules import NatRules, remove_nat
+from weaver.daemon.natrules import NatRules, remove_all, remove_nat
 
 Request = dict[str, Any]
 Answer = dict[str, Any]
@@ -129,6 +129,8 @@ def _packet_socket() -> socket.socket:
 
 def attach(nl: Netlink, r: Request) -> Answer:
     """Make the pair, put it on the bridge, configure the pod's end; all of it or nothing."""
+    if not r["netns"]:
+        return plug(nl, r)
     fd = open_namespace(r["netns"])
     made = False
     try:
@@ -158,6 +160,27 @@ def attach(nl: Netlink, r: Request) -> Answer:
         raise
     finally:
         os.close(fd)
+
+
+def plug(nl: Netlink, r: Request) -> Answer:
+    """Make the pair and leave the pod's end here, for a runtime that takes it and configures it."""
+    name = "vp" + r["host"][2:]
+    nl.delete(r["host"])
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        nl.add_veth(Veth(r["host"], HOST_MTU, name, r["mtu"]), home)
+        try:
+            nl.set_gso_max(name, POD_GSO_MAX)
+            nl.set_mac(name, r["mac"])
+            nl.enslave(r["host"], r["bridge"], HOST_MTU)
+        except BaseException:
+            nl.delete(r["host"])
+            raise
+    finally:
+        os.close(home)
+    announce(r["bridge"], r["mac"], r["addresses"])
+    host = nl.link(r["host"])
+    return {"mac": r["mac"], "host_mac": None if host is None else host.mac, "routes": []}
 
 
 def _octets(shape: dict[str, int], direction: str) -> tuple[int, int]:
@@ -288,8 +311,13 @@ def expose(nl: Netlink, r: Request) -> Answer:
     return {"nat": _rules.make(r["range"], r["bridge"], r["plain"])}
 
 
-def mend_nat(nl: Netlink, r: Request) -> Answer:
-    return {"wrong": _rules.mend(r["range"], r["bridge"], r["plain"])}
+def mend_rules(nl: Netlink, r: Request) -> Answer:
+    return {"wrong": _rules.mend(r["range"], r["bridge"], r["plain"], exposed=r["exposed"])}
+
+
+def remove_rules(nl: Netlink, r: Request) -> Answer:
+    remove_all()
+    return {}
 
 
 def hide(nl: Netlink, r: Request) -> Answer:
@@ -302,7 +330,19 @@ _rules = NatRules()
 
 COMMANDS: dict[str, Callable[[Netlink, Request], Answer]] = {
     f.__name__: f
-    for f in (attach, shape, check, ports, setup, adopt, delete, expose, mend_nat, hide)
+    for f in (
+        attach,
+        shape,
+        check,
+        ports,
+        setup,
+        adopt,
+        delete,
+        expose,
+        mend_rules,
+        hide,
+        remove_rules,
+    )
 }
 
 

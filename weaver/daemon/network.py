@@ -100,8 +100,9 @@ class NetworkPort(Protocol):
         """Give the bridge an address, and pods of the range a way out through this host: with its
         address but for the ``plain`` ones, who keep theirs."""
 
-    async def mend_nat(self, range: str, plain: Sequence[str]) -> str | None:
-        """See that pods' way out is as it was made, and make it anew if not: what was wrong."""
+    async def mend_rules(self, range: str, plain: Sequence[str], *, exposed: bool) -> str | None:
+        """See that pods' way out, if they have one, is as it was made, and that nobody drops what
+        they say to each other; make it so if not: what was wrong."""
 
     async def hide(self, address: str) -> None: ...
 
@@ -142,8 +143,9 @@ class Network:
         wanted = {"names": list(hosts), "hairpins": list(hairpins)}
         return frozenset((await self.do("adopt", bridge=BRIDGE, **wanted))["there"])
 
-    async def mend_nat(self, range: str, plain: Sequence[str]) -> str | None:
-        done = await self.do("mend_nat", bridge=BRIDGE, range=range, plain=list(plain))
+    async def mend_rules(self, range: str, plain: Sequence[str], *, exposed: bool) -> str | None:
+        wanted = {"range": range, "plain": list(plain), "exposed": exposed}
+        done = await self.do("mend_rules", bridge=BRIDGE, **wanted)
         wrong: str | None = done["wrong"]
         return wrong
 
