@@ -8,7 +8,7 @@ N ?= 20
 SEEDS ?= 1-20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check netns e2e sim planted bench bench-datapath bench-peers bench-publish bench-control lab-clean clean packages
+.PHONY: help demo test check netns e2e sim planted bench bench-datapath bench-peers bench-publish bench-control bench-cni lab-clean clean packages
 
 help:
 	@echo "make demo        five hosts on this machine, two of which reach each other only through a third"
@@ -17,7 +17,7 @@ help:
 	@echo "make netns e2e   tests with real devices, with real daemons and container runtimes"
 	@echo "make sim         whole meshes under virtual time: SEEDS=1-200, or a list"
 	@echo "make planted     planted bugs, each of which a test must catch"
-	@echo "make bench       bench-datapath and bench-control N=20; beside others: bench-peers, bench-publish"
+	@echo "make bench       bench-datapath and bench-control N=20; beside others: bench-peers, bench-publish, bench-cni"
 	@echo "make lab-clean   remove a lab that was left behind; make clean: the build's files"
 
 # --- what the machine needs
@@ -82,6 +82,9 @@ bench-publish:
 
 bench-control: $(VENV)/.stamp
 	$(BIN)/python -m bench.control --hosts $(N)
+
+bench-cni: $(VENV)/.stamp
+	$(BIN)/python -m bench.cni $(BENCH)
 
 lab-clean: $(VENV)/.stamp
 	$(BIN)/weaver lab down

@@ -137,7 +137,7 @@ class Driver:
         """What is no address of Docker's is none of its business."""
         number = self._range.number(messages.text(body, "Address"))
         key = self._holder(number)
-        if key is not None and key.interface == LEASE:
+        if key is not None:
             await self._attacher.release(key.container, LEASE)
         return {}
 

@@ -1,0 +1,214 @@
+"""``make bench-cni``: attaching a pod, beside Debian's Go ``bridge`` with ``host-local``.
+
+Both plugins are executed as a runtime does, taking turns, against namespaces of the same kind on
+one host of a lab with a real daemon. Prints Markdown tables and what of the reach was reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+
+from mesh.drivers.netlink import enter_namespace
+from weaver.lab import kernel
+from weaver.lab.lab import Lab
+from weaver.lab.plan import Order
+from weaver.lab.processes import resident, with_children
+
+SAMPLES = 100
+WARM_UP = 5
+PARALLEL = 30
+PODS = 500
+EDGE = 50
+"""Of many pods, how many at either end are compared."""
+
+DEBIAN = "/usr/lib/cni"
+OURS, THEIRS = "weaver-net", "bridge"
+NAME = "benchcni"
+
+
+@dataclass
+class Plugin:
+    """An executable and its configuration."""
+
+    path: str
+    config: dict[str, object]
+    search: str
+    took: dict[str, list[float]] = field(default_factory=dict)
+
+    def call(self, command: str, netns: str, previous: object = None) -> tuple[float, bytes]:
+        """Execute it; seconds, and its answer. Raises RuntimeError when it refuses."""
+        config = self.config if previous is None else {**self.config, "prevResult": previous}
+        environ = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": netns,
+            "CNI_NETNS": f"/run/netns/{netns}",
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": self.search,
+            "PATH": os.environ["PATH"],
+        }
+        stdin = json.dumps(config).encode()
+        began = time.perf_counter()
+        done = subprocess.run(
+            [self.path], input=stdin, env=environ, capture_output=True, check=False
+        )
+        took = time.perf_counter() - began
+        if done.returncode != 0:
+            raise RuntimeError(f"{self.path} {command}: {done.stdout.decode()}")
+        return took, done.stdout
+
+    def sample(self, netns: str) -> None:
+        """One pod's life; how long each part of it took."""
+        took, out = self.call("ADD", netns)
+        self.took.setdefault("ADD", []).append(took)
+        result = json.loads(out)
+        for command in ("CHECK", "DEL", "VERSION"):
+            took, _ = self.call(command, netns, result)
+            self.took.setdefault(command, []).append(took)
+
+
+@contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """In a host's network, as its container runtime would be; what is executed inherits it."""
+    home = os.open("/proc/self/ns/net", os.O_RDONLY)
+    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    try:
+        enter_namespace(there)
+        yield
+    finally:
+        enter_namespace(home)
+        os.close(there)
+        os.close(home)
+
+
+@contextmanager
+def pods(count: int) -> Iterator[list[str]]:
+    """Namespaces, gone at the end."""
+    names = [f"{NAME}-p{number}" for number in range(count)]
+    try:
+        for name in names:
+            kernel.run("ip", "netns", "add", name)
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def quantile(values: list[float], q: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * q))]
+
+
+def one_by_one(ours: Plugin, theirs: Plugin, samples: int) -> None:
+    with pods(2) as (mine, other):
+        for turn in range(samples + WARM_UP):
+            if turn == WARM_UP:
+                ours.took.clear()
+                theirs.took.clear()
+            for plugin, netns in ((ours, mine), (theirs, other)):
+                plugin.sample(netns)
+
+
+def all_at_once(plugin: Plugin, count: int) -> float:
+    """Seconds until so many ADDs, begun together, are all answered."""
+    with pods(count) as names, ThreadPoolExecutor(count) as pool:
+        began = time.perf_counter()
+        list(pool.map(lambda name: plugin.call("ADD", name), names))
+        took = time.perf_counter() - began
+        list(pool.map(lambda name: plugin.call("DEL", name), names))
+    return took
+
+
+def many(plugin: Plugin, count: int, memory: Callable[[], int]) -> tuple[float, float, float]:
+    """(ADD p50 of the first pods, of the last, octets of memory a pod)."""
+    edge = min(EDGE, count // 2)
+    with pods(count) as names:
+        before = memory()
+        took = [plugin.call("ADD", name)[0] for name in names]
+        grown = memory() - before
+        for name in names:
+            plugin.call("DEL", name)
+    return median(took[:edge]), median(took[-edge:]), grown / count
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench.cni", description=__doc__)
+    parser.add_argument("--samples", type=int, default=SAMPLES)
+    parser.add_argument("--pods", type=int, default=PODS)
+    args = parser.parse_args()
+    lab = Lab(NAME, quiet=True)
+    lab.down()
+    lab.up(Order(name=NAME, hosts=1, pods=0), "a password")
+    try:
+        return measure(lab, args.samples, args.pods)
+    finally:
+        lab.down()
+        subprocess.run(["rm", "-rf", f"/var/lib/cni/networks/{NAME}"], check=False)
+
+
+def measure(lab: Lab, samples: int, count: int) -> int:
+    """Print everything; 1 if something that was to be reached was not."""
+    (host,) = lab.plan().hosts
+    site = lab.site(host)
+    own = str(site.directory / "cni-bin")
+    base = {"cniVersion": "1.0.0", "name": NAME}
+    local = {"type": "host-local", "subnet": "10.99.0.0/16"}
+    ours = Plugin(f"{own}/{OURS}", {**base, "type": OURS}, own)
+    theirs = Plugin(
+        f"{DEBIAN}/{THEIRS}",
+        {**base, "type": THEIRS, "bridge": "bench0", "isGateway": True, "ipam": local},
+        DEBIAN,
+    )
+    family = with_children(lab.book().daemons[host.name])
+    with inside(host.namespace):
+        one_by_one(ours, theirs, samples)
+        together = [[all_at_once(p, PARALLEL) for _ in range(3)] for p in (ours, theirs)]
+        first, last, each = many(ours, count, lambda: sum(map(resident, family)))
+    print(f"| {samples} pods one after the other, ms | weaver-net | bridge + host-local | |")
+    print("|---|---|---|---|")
+    for command in ("ADD", "CHECK", "DEL", "VERSION"):
+        for q in (0.5, 0.99):
+            mine, other = (1000 * quantile(p.took[command], q) for p in (ours, theirs))
+            name = f"{command} p{q * 100:.0f}"
+            print(f"| {name} | {mine:.1f} | {other:.1f} | {mine / other:.2f}× |")
+    mine, other = map(median, together)
+    line = f"{1000 * mine:.0f} | {1000 * other:.0f} | {mine / other:.2f}×"
+    print(f"| {PARALLEL} ADDs at once, until all are answered | {line} |")
+    print(
+        f"\n{count} pods on one host: ADD p50 {1000 * first:.1f} ms of the first {EDGE}, ", end=""
+    )
+    print(f"{1000 * last:.1f} ms of the last; {each / 1000:.1f} kB of memory a pod.\n")
+    return judged(ours, theirs, mine / other, last / first, each)
+
+
+def judged(ours: Plugin, theirs: Plugin, together: float, growth: float, each: float) -> int:
+    def ratio(command: str, q: float) -> float:
+        return quantile(ours.took[command], q) / quantile(theirs.took[command], q)
+
+    reach = (
+        ("ADD p50, ×", ratio("ADD", 0.5), 1.0),
+        ("ADD p99, ×", ratio("ADD", 0.99), 1.2),
+        ("DEL p50, ×", ratio("DEL", 0.5), 0.5),
+        ("CHECK p50, ×", ratio("CHECK", 0.5), 1.0),
+        ("parallel ADDs, ×", together, 1.0),
+        ("ADD p50, last of first, ×", growth, 1.2),
+        ("memory a pod, kB", each / 1000, 20.0),
+        ("the executable alone (VERSION), ms", 1000 * quantile(ours.took["VERSION"], 0.5), 12.0),
+    )
+    for what, value, limit in reach:
+        verdict = "reached" if value <= limit else "NOT reached"
+        print(f"{verdict}: {what} {value:.2f}, at most {limit}")
+    return int(any(value > limit for _, value, limit in reach))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
