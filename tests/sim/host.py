@@ -66,6 +66,8 @@ class SimHost:
         self.alive = False
         self.received: list[tuple[PeerName, bytes]] = []
         self.events: list[RouterEvent] = []
+        self.streams: dict[bytes, Callable[[bytes], None]] = {}
+        """Who takes frames that begin with these four octets."""
         self.device_mtu = 1 << 16
         self._on_event = on_event
 
@@ -116,8 +118,11 @@ class SimHost:
                 lambda: self.perform(self.router.receive_worker(message, self.clock.now())),
                 lambda: life is self._life and worker is self.worker,
             ),
-            lambda src, frame: self.received.append((src, frame)),
+            self._pods,
             self.clock.now,
+            lambda seconds, action: self._later(
+                action, lambda: life is self._life and worker is self.worker, seconds
+            ),
         )
         worker.device_mtu = self.device_mtu
         self.network.attach(
@@ -182,8 +187,10 @@ class SimHost:
     def _send(self, port: int, endpoint: Endpoint, data: bytes) -> None:
         self.network.send(f"{self.address}/{port}", f"{endpoint.host}/{endpoint.port}", data)
 
-    def _later(self, action: Callable[[], None], still: Callable[[], bool]) -> None:
-        when = Instant(self.clock.now() + 0.0001)
+    def _later(
+        self, action: Callable[[], None], still: Callable[[], bool], seconds: float = 0.0001
+    ) -> None:
+        when = Instant(self.clock.now() + seconds)
         self.clock.call_at(when, lambda: action() if still() else None)
 
     def _arm(self, deadline: Instant | None) -> None:
@@ -196,6 +203,13 @@ class SimHost:
     def _fire(self) -> None:
         self._timer = None
         self.perform(self.router.handle_timer(self.clock.now()))
+
+    def _pods(self, src: PeerName, frame: bytes) -> None:
+        taker = self.streams.get(frame[:4])
+        if taker is not None:
+            taker(frame)
+        else:
+            self.received.append((src, frame))
 
     def _datagram(self, src: str, data: bytes) -> None:
         self.perform(self.router.receive_datagram(_endpoint(src), data, self.clock.now()))

@@ -1,37 +1,57 @@
-"""The sleeve worker's twin: frames over the simulated underlay, by the same messages.
+"""The sleeve worker's twin: the real cores of the data path over the simulated underlay.
 
-It forwards by the routes, trees and keys it was told and nothing else. Sealing is a keyed hash:
-a record opens only under the epoch and key it was made for, as the real one does.
+Tables and keys (``Peers``), admission, reassembly, replay windows, loss (``Inbound``), broadcasts
+and the size of records are the worker's own, and what crosses is what it sends, sealed by the real
+ciphers. Only what its drivers do is done here: cut a record into datagrams, hand them on, wait.
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from struct import Struct
 
 from mesh.clock import Instant
+from mesh.errors import MalformedMessageError
+from mesh.link import probes
+from mesh.link.broadcast import Broadcasts
+from mesh.link.drops import Drop
+from mesh.link.inbound import Inbound
+from mesh.link.lossmeter import LOOK, Overruns
+from mesh.link.peers import Neighbour, Peer, Peers
+from mesh.link.records import broadcast_record, next_number, seal, unicast_record
+from mesh.link.slotsize import SlotSize
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.wire import worker as w
+from mesh.wire.sleeve import (
+    DATA,
+    FRAME_LENGTH,
+    HEADER,
+    HEADER_SIZE,
+    HOP_LIMIT,
+    MAX_DATAGRAMS,
+    PLAIN,
+    PROBE,
+    PROBE_REPLY,
+    REPORT,
+    REPORT_BODY,
+    TAG_SIZE,
+    VNET_SIZE,
+)
 
-HOPS = 16
-_HEAD = Struct("!BBHHH")  # kind, hops, src, dst, epoch
-DATA, PROBE, REPLY = 1, 3, 4
 IP_UDP = 28
 """Sizes and segments are of UDP payload; the underlay's MTU is of IPv4 packets."""
 
+TICK = 1.0
+ETHERNET = 14
+FRAME_HEAD = VNET_SIZE + ETHERNET
+BROADCAST = b"\xff" * 6
+_UNDERLAY = bytes(IP_UDP)
 
-@dataclass
-class SimPeer:
-    name: PeerName
-    rx: dict[int, bytes] = field(default_factory=dict)
-    tx: dict[int, bytes] = field(default_factory=dict)
-    active: int | None = None
+Timer = Callable[[float, Callable[[], None]], None]
 
 
 class SimWorker:
-    """``send(endpoint, datagram)`` is the underlay; ``deliver(src name, frame, broadcast)``."""
+    """``send(endpoint, datagram)`` is the underlay; ``deliver(src name, frame)`` are the pods;
+    ``later(seconds, action)`` acts only while this worker lives."""
 
     def __init__(
         self,
@@ -39,197 +59,240 @@ class SimWorker:
         say: Callable[[w.FromWorker], None],
         deliver: Callable[[PeerName, bytes], None],
         now: Callable[[], Instant],
+        later: Timer,
     ) -> None:
         self._send, self._say, self._deliver, self._now = send, say, deliver, now
+        self._later = later
         self.device_mtu = 1 << 16
         """Of our own device: the kernel says when a datagram is larger."""
-        self._sent: dict[ShortID, int] = {}
+        self._name: PeerName | None = None
         self._relayed = 0
-        self._us: w.Configure | None = None
-        self._peers: dict[ShortID, SimPeer] = {}
-        self._neighbours: dict[ShortID, w.SetNeighbour] = {}
-        self._routes: dict[ShortID, w.SetRoute] = {}
-        self._trees: dict[ShortID, tuple[ShortID, ...]] = {}
-        self._probes: dict[int, tuple[int, Instant]] = {}
+        self.peers = Peers()
+        # No two workers of one host start in the same microsecond.
+        self._broadcasts = Broadcasts(int(now() * 1e6))
+        self._inbound = Inbound(
+            self.peers,
+            self._broadcasts,
+            SlotSize(1448),
+            deliver=self._to_pods,
+            send=self._record,
+            control=self._control,
+        )
+        self._probes = probes.Probes()
+        self._overruns = Overruns()
         self._installed: set[tuple[ShortID, int, bytes]] = set()
-        self._seen: set[tuple[ShortID, int]] = set()
-        self._sequence = 0
-        self.drops: dict[str, int] = {}
+        self._is_looking = False
+        later(TICK, self._tick)
 
     # ---- the daemon's messages
 
     def tell(self, message: w.ToWorker) -> None:
         match message:
-            case w.Configure():
-                self._us = message
-            case w.SetPeer(short_id, name, _):
-                peer = self._peers.setdefault(short_id, SimPeer(name))
-                assert peer.name == name, "a short ID changed hands without DropPeer"
-            case w.DropPeer(short_id):
-                self._peers.pop(short_id, None)
-                self._neighbours.pop(short_id, None)
-                self._routes.pop(short_id, None)
-            case w.SetNeighbour(short_id):
-                assert short_id in self._peers
-                self._neighbours[short_id] = message
-            case w.DropNeighbour(short_id):
-                self._neighbours.pop(short_id, None)
-            case w.SetRoute(short_id):
-                assert short_id in self._peers
-                self._routes[short_id] = message
-            case w.DropRoute(short_id):
-                self._routes.pop(short_id, None)
-            case w.SetTree(origin, children):
-                self._trees[origin] = children
-            case w.InstallEpoch(short_id, epoch, rx, tx, _, _, cipher):
-                # Under another cipher the same key opens nothing.
-                self._install(short_id, epoch, cipher.encode() + rx, cipher.encode() + tx)
-            case w.ActivateEpoch(short_id, epoch):
-                if short_id in self._peers and epoch in self._peers[short_id].tx:
-                    self._peers[short_id].active = epoch
-            case w.RetireEpoch(short_id, epoch):
-                if short_id in self._peers:
-                    assert self._peers[short_id].active != epoch
-                    self._peers[short_id].rx.pop(epoch, None)
-                    self._peers[short_id].tx.pop(epoch, None)
             case w.Probe(short_id, nonce, size):
                 self._probe(short_id, nonce, size)
-            case w.GetCounters():
-                sent = tuple(w.PeerCounters(peer, octets, 0) for peer, octets in self._sent.items())
-                self._say(w.Counters(0, 0, 0, 0, self._relayed, (), sent))
-            case _:
                 return
+            case w.GetCounters():
+                self._say(self._counters())
+                return
+            case w.Configure(_, name):
+                self._name = name
+            case w.SetPeer(short_id, name, _):
+                peer = self.peers.peers.get(short_id)
+                assert peer is None or peer.name == name, "a short ID changed hands, no DropPeer"
+            case w.DropPeer(short_id):
+                self._inbound.forget(short_id)
+            case w.SetNeighbour(short_id) | w.SetRoute(short_id):
+                assert short_id in self.peers.peers
+            case w.InstallEpoch(short_id, epoch, _, key):
+                assert (short_id, epoch, key) not in self._installed, "keys installed twice"
+                self._installed.add((short_id, epoch, key))
+            case w.RetireEpoch(short_id, epoch):
+                peer = self.peers.peers.get(short_id)
+                active = None if peer is None else peer.active
+                assert active is None or active.epoch != epoch, "an active epoch retired"
+            case _:
+                pass
+        answer = self.peers.apply(message)
+        if answer is not None:
+            self._say(answer)
 
-    def _install(self, short_id: ShortID, epoch: int, rx: bytes, tx: bytes) -> None:
-        assert (short_id, epoch, tx) not in self._installed, "keys installed twice"
-        self._installed.add((short_id, epoch, tx))
-        if (peer := self._peers.get(short_id)) is not None:
-            peer.rx[epoch], peer.tx[epoch] = rx, tx
-            self._say(w.EpochInstalled(short_id, epoch))
+    def _counters(self) -> w.Counters:
+        told = [p.counters() for p in self.peers.peers.values() if p.tx_octets or p.rx_octets]
+        return w.Counters(0, 0, 0, 0, self._relayed, (), tuple(told))
+
+    def _tick(self) -> None:
+        now = self._now()
+        self._inbound.age(now)
+        self.peers.macs.age(now)
+        for peer in self.peers.peers.values():
+            peer.size.age(now)
+            if (path := self.peers.path(peer.short_id)) is not None:
+                peer.size.follow((path[0], path[1].endpoint), path[2])
+        self._later(TICK, self._tick)
 
     # ---- frames out
 
     def unicast(self, short_id: ShortID, frame: bytes) -> None:
         """A frame of a local pod for a pod behind that peer."""
-        self._to_peer(short_id, b"U" + frame)
+        peer = self.peers.peers.get(short_id)
+        if peer is not None:
+            self._record(peer, unicast_record(self._framed(peer.name, frame)))
 
     def fill(self, short_id: ShortID, frame: bytes) -> None:
-        """The same, the datagram as large as the path is believed to carry."""
-        route = self._routes.get(short_id)
-        via = None if route is None else self._neighbours.get(route.next_hop)
-        room = 0
-        if route is not None and via is not None:
-            direct = route.next_hop == short_id
-            room = via.segment if direct else min(route.segment, via.segment)
-        head = _HEAD.size + 8 + 1 - IP_UDP
-        self._to_peer(short_id, b"U" + frame.ljust(room - head, b"\0"))
+        """The same, in one datagram as large as the path is believed to carry."""
+        path = self.peers.path(short_id)
+        if path is not None:
+            sealed = TAG_SIZE if self.peers.encrypted else 0
+            room = path[2] - HEADER_SIZE - sealed - FRAME_LENGTH.size - FRAME_HEAD
+            self.unicast(short_id, frame.ljust(room, b"\0"))
+
+    def bulk(self, short_id: ShortID, mark: bytes, octets: int, *, single: bool) -> int:
+        """A record of a stream that has so many octets ready, its frame beginning with ``mark``;
+        how many octets it took. As large as the path's loss allows, or one datagram."""
+        peer, path = self.peers.peers.get(short_id), self.peers.path(short_id)
+        if peer is None or path is None:
+            return octets
+        most = path[2] - HEADER_SIZE - TAG_SIZE if single else peer.size.limit
+        head = FRAME_LENGTH.size + FRAME_HEAD
+        size = max(len(mark), min(octets, most - head))
+        self._record(peer, unicast_record(self._framed(peer.name, mark.ljust(size, b"\0"))))
+        return size
 
     def broadcast(self, frame: bytes) -> None:
         """A group-addressed frame of a local pod: along our own tree."""
-        assert self._us is not None
-        self._sequence += 1
-        envelope = b"B" + self._us.short_id.to_bytes(2, "big") + self._sequence.to_bytes(8, "big")
-        for child in self._trees.get(self._us.short_id, ()):
-            self._to_peer(child, envelope + bytes((HOPS,)) + frame)
+        us = self.peers.us
+        assert us is not None
+        whole = self._framed(None, frame)
+        record = broadcast_record((us, self._broadcasts.number(), HOP_LIMIT), whole)
+        for child in self.peers.trees.get(us, ()):
+            if (peer := self.peers.peers.get(child)) is not None:
+                self._record(peer, record)
 
-    def _to_peer(self, dst: ShortID, plain: bytes) -> None:
-        peer = self._peers.get(dst)
-        if self._us is None or peer is None or dst not in self._routes:
-            self._drop("no-route")
-            return
-        epoch, tag = 0, b"plain---"
-        if self._us.encrypted:
-            if peer.active is None:
-                self._drop("no-key")
-                return
-            epoch = peer.active
-            tag = hmac.digest(peer.tx[epoch], plain, "sha256")[:8]
-        head = _HEAD.pack(DATA, HOPS, self._us.short_id, dst, epoch)
-        self._sent[dst] = self._sent.get(dst, 0) + len(plain)
-        self._forward(dst, head + tag + plain)
+    def _framed(self, to: PeerName | None, frame: bytes) -> bytes:
+        """Behind an offload header, from our one pod to another's or to all."""
+        assert self._name is not None
+        target = BROADCAST if to is None else _mac(to)
+        return bytes(VNET_SIZE) + target + _mac(self._name) + b"\x88\xb5" + frame
 
-    def _forward(self, dst: ShortID, datagram: bytes) -> None:
-        route = self._routes.get(dst)
-        via = None if route is None else self._neighbours.get(route.next_hop)
-        if via is None:
-            self._drop("no-route")
+    def _record(self, peer: Peer, frames: memoryview) -> None:
+        path = self.peers.path(peer.short_id)
+        epoch = peer.active if self.peers.encrypted else None
+        if path is None or (epoch is None and self.peers.encrypted):
+            self.peers.drop(Drop.NO_ROUTE if path is None else Drop.NO_KEY)
             return
-        assert route is not None
-        self._out(route.next_hop, via.endpoint, datagram)
+        kind = PLAIN if epoch is None else DATA
+        seq = next_number(peer, epoch)
+        body = seal(epoch, seq, self.peers.prefix(kind, peer, epoch, hops=0), bytes(frames))
+        payload = path[2] - HEADER_SIZE
+        total = -(-len(body) // payload)
+        assert total <= MAX_DATAGRAMS
+        peer.tx_octets += len(frames)
+        peer.tx_frames += 1
+        peer.tx_records += 1
+        peer.tx_datagrams += total
+        head = self.peers.prefix(kind, peer, epoch, hops=HOP_LIMIT) + seq.to_bytes(8, "big")
+        for index in range(total):
+            piece = body[index * payload : (index + 1) * payload]
+            self._out(path[0], path[1].endpoint, head + bytes((index, total, 0, 0)) + piece)
+
+    def _small(self, kind: int, peer: Peer, body: bytes, via: Neighbour | None = None) -> None:
+        """A record of one datagram that carries no frames."""
+        path = self.peers.path(peer.short_id) if via is None else (peer.short_id, via, 0)
+        epoch = peer.active if self.peers.encrypted else None
+        if path is None or (epoch is None and self.peers.encrypted):
+            self.peers.drop(Drop.NO_ROUTE if path is None else Drop.NO_KEY)
+            return
+        seq = next_number(peer, epoch)
+        sealed = seal(epoch, seq, self.peers.prefix(kind, peer, epoch, hops=0), body)
+        hops = HOP_LIMIT if via is None else 1
+        head = self.peers.prefix(kind, peer, epoch, hops=hops) + seq.to_bytes(8, "big")
+        self._out(path[0], path[1].endpoint, head + b"\0\1\0\0" + sealed)
 
     def _out(self, hop: ShortID, endpoint: Endpoint, datagram: bytes) -> None:
-        if len(datagram) > self.device_mtu:
-            self._say(w.TooBig(hop, len(datagram) - IP_UDP))
+        if len(datagram) + IP_UDP > self.device_mtu:
+            self._say(w.TooBig(hop, len(datagram)))
         else:
-            self._send(endpoint, datagram)
+            self._send(endpoint, _UNDERLAY + datagram)
 
     # ---- datagrams in
 
     def receive(self, source: Endpoint, datagram: bytes) -> None:
-        kind, hops, src, dst, epoch = _HEAD.unpack_from(datagram)
-        if self._us is None:
+        data = datagram[IP_UDP:]
+        _, hops, src, dst, *_ = HEADER.unpack_from(data)
+        if self.peers.us is None:
             return
-        if kind in (PROBE, REPLY):
-            self._receive_probe(kind, ShortID(src), datagram, source)
-        elif dst != self._us.short_id:
-            if hops <= 1:
-                self._drop("hop-limit")
-            else:
-                self._relayed += 1
-                self._forward(dst, datagram[:1] + bytes((hops - 1,)) + datagram[2:])
+        if dst != self.peers.us:
+            self._relay(ShortID(src), ShortID(dst), hops, data)
+            return
+        self._inbound.datagram(data, f"{source.host}/{source.port}".encode(), self._now())
+        self.peers.macs.news.clear()
+        if not self._is_looking:
+            self._is_looking = True
+            self._later(LOOK, self._look)
+
+    def _relay(self, src: ShortID, dst: ShortID, hops: int, data: bytes) -> None:
+        path = self.peers.path(dst)
+        if src not in self.peers.peers:
+            self.peers.drop(Drop.UNKNOWN_PEER)
+        elif hops <= 1:
+            self.peers.drop(Drop.HOP_LIMIT)
+        elif path is None:
+            self.peers.drop(Drop.NO_ROUTE)
         else:
-            self._open(ShortID(src), epoch, datagram[_HEAD.size :])
+            self._relayed += 1
+            self._out(path[0], path[1].endpoint, data[:1] + bytes((hops - 1,)) + data[2:])
 
-    def _open(self, src: ShortID, epoch: int, body: bytes) -> None:
-        assert self._us is not None
-        peer = self._peers.get(src)
-        if peer is None:
-            self._drop("unknown-peer")
-            return
-        tag, plain = body[:8], body[8:]
-        if self._us.encrypted:
-            key = peer.rx.get(epoch)
-            if key is None or hmac.digest(key, plain, "sha256")[:8] != tag:
-                self._drop("unauthentic" if key else "unknown-epoch")
-                return
-        if plain[:1] == b"U":
-            self._deliver(peer.name, plain[1:])
-            return
-        origin, sequence = ShortID(int.from_bytes(plain[1:3], "big")), plain[3:11]
-        hops, frame = plain[11], plain[12:]
-        mark = (origin, int.from_bytes(sequence, "big"))
-        if mark in self._seen or origin == self._us.short_id:
-            self._drop("duplicate")
-            return
-        self._seen.add(mark)
-        if origin in self._peers:
-            self._deliver(self._peers[origin].name, frame)
-        if hops <= 1:
-            return
-        for child in self._trees.get(origin, ()):
-            self._to_peer(child, plain[:11] + bytes((hops - 1,)) + frame)
+    def _look(self) -> None:
+        for peer, report in self._inbound.look(self._overruns, self._now()):
+            self._small(REPORT, peer, report)
+        self._is_looking = self._inbound.is_waiting
+        if self._is_looking:
+            self._later(LOOK, self._look)
 
-    # ---- probes
+    def _to_pods(self, frame: memoryview) -> None:
+        """Whom it is from is told by where its source was learned, as any answer to it would be."""
+        place = self.peers.macs.places[bytes(frame[VNET_SIZE + 6 : VNET_SIZE + 12])]
+        peer = self.peers.peers.get(place)
+        if peer is not None:
+            self._deliver(peer.name, bytes(frame[FRAME_HEAD:]))
+
+    # ---- what peers say to workers
 
     def _probe(self, short_id: ShortID, nonce: int, size: int) -> None:
-        via = self._neighbours.get(short_id)
-        if via is None or self._us is None:
+        peer, via = self.peers.peers.get(short_id), self.peers.neighbours.get(short_id)
+        if peer is None or via is None:
+            self.peers.drop(Drop.NO_ROUTE)
             return
-        self._probes[nonce] = (size, self._now())
-        head = _HEAD.pack(PROBE, 1, self._us.short_id, short_id, 0)
-        body = head + nonce.to_bytes(8, "big") + size.to_bytes(2, "big")
-        self._out(short_id, via.endpoint, body.ljust(size + IP_UDP, b"\0"))
+        octets = size - probes.overhead(encrypted=self.peers.encrypted)
+        self._probes.sent(nonce, size, self._now())
+        peer.size.probed()
+        self._small(PROBE, peer, probes.body(nonce, size, octets=octets), via)
 
-    def _receive_probe(self, kind: int, src: ShortID, data: bytes, source: Endpoint) -> None:
-        nonce, size = int.from_bytes(data[8:16], "big"), int.from_bytes(data[16:18], "big")
-        if kind == PROBE and src in self._peers:
-            assert self._us is not None
-            head = _HEAD.pack(REPLY, 1, self._us.short_id, src, 0)
-            self._send(source, head + data[8:18])
-        elif kind == REPLY and nonce in self._probes:
-            asked, at = self._probes.pop(nonce)
-            if asked == size:
-                self._say(w.ProbeReplied(src, nonce, size, int((self._now() - at) * 1e6)))
+    def _control(self, kind: int, peer: Peer, body: bytes, source: bytes, octets: int) -> None:
+        now = self._now()
+        if kind == REPORT:
+            _, _, came, missing, _ = REPORT_BODY.unpack(body)
+            peer.size.reported(came, missing, now)
+            return
+        try:
+            nonce, size = probes.parse(body)
+        except MalformedMessageError:
+            self.peers.drop(Drop.MALFORMED)
+            return
+        if kind == PROBE_REPLY:
+            took = self._probes.answered(nonce, size, now)
+            if took is not None:
+                peer.size.answered()
+                self._say(w.ProbeReplied(peer.short_id, nonce, size, int(took * 1e6)))
+        elif size == octets:
+            host, _, port = source.decode().partition("/")
+            endpoint = Endpoint(host, int(port))
+            self._small(PROBE_REPLY, peer, probes.body(nonce, size), Neighbour(endpoint, size))
+            known = self.peers.neighbours.get(peer.short_id)
+            if known is None or known.endpoint != endpoint:
+                self._say(w.ProbeSeen(peer.short_id, endpoint))
 
-    def _drop(self, reason: str) -> None:
-        self.drops[reason] = self.drops.get(reason, 0) + 1
+
+def _mac(of: PeerName) -> bytes:
+    """Of the one pod of each host."""
+    return b"\x02" + of.octets[:5]
