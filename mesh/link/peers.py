@@ -181,6 +181,11 @@ class Peers:
             return short_id, via, via.segment
         return route.via, via, min(route.segment, via.segment)
 
+    def is_straight(self, short_id: ShortID) -> bool:
+        """Whether what we send this peer goes to its own address, as probes do."""
+        route = self.routes.get(short_id)
+        return route is not None and route.via == short_id
+
     def tags(self) -> list[int]:
         """Of everything that may come sealed for us."""
         if not self.encrypted:

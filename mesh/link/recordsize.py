@@ -42,14 +42,24 @@ the first within a few records, noise ends in the last, and none takes one lost 
 rate."""
 
 GONE = 40
-"""Datagrams lost that would have been expected since the last one that was: then the loss has
-gone. Several times what lies between two bursts of five."""
+"""Datagrams lost that would have been expected since the last one that was, had it gone on as it
+was then: so the loss has gone. Several times what lies between two bursts of five."""
+
+GONE_OF = 300
+"""Datagrams of which that rate is at the least."""
 
 GONE_AFTER = 0.2
 """Seconds at the least: what came is reported at once, what is missing two looks later."""
 
 MOST_EXCUSED = 16
 """Probes whose loss is not the records': those of a search for the path's MTU, and some."""
+
+EXCUSES_KEPT = 3
+"""Calls of ``age``, that is seconds, within which a probe that was lost is reported, while
+anything is. Before that nobody looks for it."""
+
+FLOWING = 2.0
+"""Seconds since a report within which another comes: one is due every second."""
 
 MOST_REPORTED = 65_536
 """Datagrams that one report counts for at the most, whatever it says."""
@@ -62,6 +72,10 @@ STEP, STEP_EVERY = 4, 0.25
 
 TRIAL = 3.0
 """Seconds after a step up in which shrinking means that the step was wrong."""
+
+SETTLED = 0.5
+"""Seconds after a size failed until what is lost was sent at a smaller one: some reports and a
+round trip. Then the loss is not of that size alone."""
 
 PAUSE_FIRST, PAUSE_MAX = 5.0, 300.0
 """Seconds until a size that was wrong is tried again: of loss, 2 % of the time and then less."""
@@ -90,8 +104,12 @@ class _Average:
     @property
     def share(self) -> float:
         """What is lost at the least, as sure as this average has to be."""
+        return self.share_of(self._least)
+
+    def share_of(self, least: float) -> float:
+        """The same, of so many datagrams at the least."""
         lost = max(0.0, self._lost - self._sure * sqrt(self._lost))
-        return lost / max(self._seen, self._least)
+        return lost / max(self._seen, least)
 
 
 class RecordSize:
@@ -101,19 +119,35 @@ class RecordSize:
     """
 
     __slots__ = (
-        "_averages", "_ceiling", "_changed_at", "_clean", "_excused", "_grew_at", "_grew_from",
-        "_missed_at",
-        "_most", "_pause", "_payload", "_reported_at", "_retry_at", "_segment", "_via",
+        "_averages", "_ceiling", "_changed_at", "_clean", "_excuses", "_failed_at", "_grew_at",
+        "_grew_from", "_heed_at", "_is_elsewhere", "_is_of_all", "_last_loss", "_missed_at",
+        "_most", "_owed", "_pause", "_payload", "_reported_at", "_retry_at", "_segment", "_via",
         "datagrams", "limit", "together",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._via: object = None
-        self.datagrams, self._clean, self._excused = 1, 0, 0
+        self.datagrams, self._clean, self._last_loss = 1, 0, 0.0
+        self._excuses = [0] * EXCUSES_KEPT
+        """Probes that may still be reported missing, by age."""
+        self._owed = 0
+        self._is_elsewhere, self._heed_at = False, Instant(0.0)
+        self._ceiling: int | None = None
+        self._failed_at, self._is_of_all = Instant(0.0), False
         self._reported_at, self._missed_at = Instant(0.0), Instant(0.0)
         self._averages: tuple[_Average, ...] = ()
         self._use(FIRST_SEGMENT)
         self._start()
+
+    @property
+    def segment(self) -> int:
+        """Octets of the datagrams that sizes are counted in."""
+        return self._segment
+
+    @property
+    def most(self) -> int:
+        """Datagrams of the largest record on the present path."""
+        return self._most
 
     @property
     def loss(self) -> float:
@@ -131,44 +165,72 @@ class RecordSize:
         if via != self._via:
             if self._via is not None:
                 self._start()
+                self._is_elsewhere = True  # the next reports are of what went the other way
             self._via = via
 
     def reported(self, came: int, missing: int, now: Instant) -> None:
         """What became of our datagrams at their receiver since it last said so."""
-        excused = min(missing, self._excused)
-        self._excused -= excused
-        missing -= excused
+        if self._is_elsewhere:
+            self._is_elsewhere, self._heed_at = False, Instant(now + SETTLED)
+        missing = self._unexcused(missing)
         seen = came + missing
-        if not seen:
+        if not seen or now < self._heed_at:
             return
         counted = min(seen, MOST_REPORTED)
         passed = max(0.0, now - self._reported_at)
         self._reported_at = now
         self._clean = 0 if missing else self._clean + counted
-        if missing:
-            self._missed_at = now
-        elif self._clean * self.loss >= GONE and now - self._missed_at >= GONE_AFTER:
+        if self._clean * self._last_loss >= GONE and now - self._missed_at >= GONE_AFTER:
             self._forget()
+            if self._is_of_all:
+                # What failed, failed for the loss that has gone and not for its size.
+                self._ceiling, self._pause, self._is_of_all = None, PAUSE_FIRST, False
         for average in self._averages:
             average.add(counted, missing * counted / seen, passed)
+        if missing:
+            self._missed_at, self._last_loss = now, self._averages[-1].share_of(GONE_OF)
+            below = self._ceiling is not None and self.datagrams < self._ceiling
+            if below and now - self._failed_at >= SETTLED:
+                self._is_of_all = True
         self._decide(now)
 
-    def probed(self) -> None:
-        """A probe goes out under one of the numbers of our records, where its loss is no news of
-        the path of our records: it may be too large, or on its way alone."""
-        self._excused = min(MOST_EXCUSED, self._excused + 1)
+    def probed(self, octets: int, *, straight: bool) -> None:
+        """A probe goes out under one of the numbers of our records. Its loss is no news of the path
+        of our records where it is larger than these, or they do not go ``straight`` as it does."""
+        is_one_of_them = straight and octets <= self._segment
+        if not is_one_of_them and sum(self._excuses) < MOST_EXCUSED:
+            self._excuses[0] += 1
 
-    def answered(self) -> None:
-        """One of these probes did come."""
-        self._excused = max(0, self._excused - 1)
+    def answered(self, octets: int, *, straight: bool) -> None:
+        """That probe did come. What it excused meanwhile was another's loss."""
+        if straight and octets <= self._segment:
+            return
+        for n, count in enumerate(self._excuses):
+            if count:
+                self._excuses[n] -= 1
+                return
+        self._owed = min(MOST_EXCUSED, self._owed + 1)
 
     def age(self, now: Instant) -> None:
-        """Call it every second or so: what is known of a path that is not used fades."""
+        """Call it every second: what is known of a path that is not used fades. On one that is, a
+        probe that nobody reported missing by now is not: its answer was lost."""
+        if now - self._reported_at < FLOWING:
+            self._excuses = [0, *self._excuses[:-1]]
         if now - self._reported_at >= STALE and self.datagrams < self._most:
             self._forget()
             self._decide(now)
 
     # ---- inside
+
+    def _unexcused(self, missing: int) -> int:
+        """Of what is missing, what was no probe; the oldest probes were so first."""
+        for n in range(EXCUSES_KEPT - 1, -1, -1):
+            excused = min(missing, self._excuses[n])
+            self._excuses[n] -= excused
+            missing -= excused
+        missing += self._owed
+        self._owed = 0
+        return missing
 
     def _use(self, segment: int) -> None:
         self._segment = segment
@@ -177,7 +239,7 @@ class RecordSize:
 
     def _start(self) -> None:
         self._forget()
-        self._ceiling: int | None = None
+        self._ceiling, self._failed_at, self._is_of_all = None, Instant(0.0), False
         self._pause = PAUSE_FIRST
         self._retry_at = self._changed_at = Instant(0.0)
         self._reported_at = Instant(0.0)
@@ -187,7 +249,7 @@ class RecordSize:
 
     def _forget(self) -> None:
         """What was lost so far says nothing of what will be."""
-        self._clean = 0
+        self._clean, self._last_loss = 0, 0.0
         self._averages = tuple(_Average(*settings) for settings in AVERAGES)
 
     def _decide(self, now: Instant) -> None:
@@ -214,7 +276,7 @@ class RecordSize:
         if self._grew_at is not None:
             # The change was ours, so it may be the size that the path does not take: what was
             # lost of it says nothing of the size before.
-            self._ceiling = self.datagrams
+            self._ceiling, self._failed_at = self.datagrams, now
             self._retry_at = Instant(now + self._pause)
             self._pause = min(PAUSE_MAX, 2 * self._pause)
             wanted = max(wanted, self._grew_from)

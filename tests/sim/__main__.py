@@ -1,6 +1,7 @@
 """``python -m tests.sim --seeds 1-200``: many meshes, one closing line, exit 1 on any failure.
 
-Every seed runs two stories: that of a whole mesh with addresses, and that of data paths.
+Every seed runs the story of a whole mesh with addresses, every second one that of data paths too,
+with a spell of loss under a stream at its end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import NamedTuple
 from tests.sim import paths
 from tests.sim.mesh import story
 from tests.sim.sharing import share
+from tests.sim.spells import spell
 
 
 class Outcome(NamedTuple):
@@ -45,7 +47,7 @@ def one(job: tuple[int, int]) -> Outcome:
     try:
         mesh = story(seed, peers)
         if seed % 2 == 0:
-            paths.story(seed)
+            spell(paths.story(seed))
     except Exception:
         return Outcome(seed, 0, "", traceback.format_exc(limit=-6))
     finally:

@@ -8,7 +8,7 @@ after trouble, each with its bound, each healed, each time back to the best path
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
 from random import Random
 
 from mesh.clock import Instant
@@ -45,6 +45,7 @@ class PathMesh:
         self.clock = SimClock()
         self.network = SimNetwork(self.clock, seed, Weather(loss=0.01, duplicate=0.01, mtu=1 << 16))
         self.busy = False
+        self.streams = count()
         self.troubles: list[str] = []
         self.hosts = [
             SimHost(

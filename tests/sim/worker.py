@@ -28,6 +28,7 @@ from mesh.wire.sleeve import (
     HEADER_SIZE,
     HOP_LIMIT,
     MAX_DATAGRAMS,
+    MAX_RECORD,
     PLAIN,
     PROBE,
     PROBE_REPLY,
@@ -155,7 +156,11 @@ class SimWorker:
         most = path[2] - HEADER_SIZE - TAG_SIZE if single else peer.size.limit
         head = FRAME_LENGTH.size + FRAME_HEAD
         size = max(len(mark), min(octets, most - head))
+        before = peer.tx_datagrams
         self._record(peer, unicast_record(self._framed(peer.name, mark.ljust(size, b"\0"))))
+        if peer.size.segment == path[2] and most < MAX_RECORD:
+            most = 1 if single else peer.size.datagrams
+            assert peer.tx_datagrams - before <= most, "a record of more datagrams than it should"
         return size
 
     def broadcast(self, frame: bytes) -> None:
@@ -265,7 +270,7 @@ class SimWorker:
             return
         octets = size - probes.overhead(encrypted=self.peers.encrypted)
         self._probes.sent(nonce, size, self._now())
-        peer.size.probed()
+        peer.size.probed(size, straight=self.peers.is_straight(short_id))
         self._small(PROBE, peer, probes.body(nonce, size, octets=octets), via)
 
     def _control(self, kind: int, peer: Peer, body: bytes, source: bytes, octets: int) -> None:
@@ -282,7 +287,8 @@ class SimWorker:
         if kind == PROBE_REPLY:
             took = self._probes.answered(nonce, size, now)
             if took is not None:
-                peer.size.answered()
+                straight = self.peers.is_straight(peer.short_id)
+                peer.size.answered(size, straight=straight)
                 self._say(w.ProbeReplied(peer.short_id, nonce, size, int(took * 1e6)))
         elif size == octets:
             host, _, port = source.decode().partition("/")

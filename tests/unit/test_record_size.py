@@ -64,15 +64,69 @@ def test_lost_probes_are_no_lost_records() -> None:
     """10.6: they share the records' numbers, and are too large on purpose."""
     size = RecordSize()
     for n in range(60):
-        size.probed()
+        size.probed(1480, straight=True)
         size.reported(5, 1, at(n))
         assert size.datagrams == LARGEST
     for n in range(60):
-        size.probed()
-        size.answered()
+        size.probed(64, straight=False)
+        size.answered(64, straight=False)
         size.reported(5, 0, at(60 + n))
     assert size.datagrams == LARGEST
     told(size, 0.05, begin=120)
+    assert size.datagrams == 1
+
+
+def test_a_probe_that_came_was_not_the_one_that_is_missing() -> None:
+    """10.9: a record was lost while the probe was under way."""
+    size = RecordSize()
+    for n in range(100):
+        size.probed(64, straight=False)
+        size.reported(20, 1, at(n / 20))
+        size.answered(64, straight=False)
+    assert size.datagrams <= 2
+
+
+def test_a_probe_like_the_records_is_lost_like_them() -> None:
+    """10.9: it went their way and was no larger."""
+    size = RecordSize()
+    size.follow("here", 1472)
+    for n in range(100):
+        size.probed(64 if n % 2 else 1472, straight=True)
+        size.reported(20, 1, at(n / 20))
+    assert size.datagrams <= 2
+
+
+def test_answers_that_were_lost_excuse_nothing_for_long() -> None:
+    """10.9: while reports come, a lost probe is in one of the next."""
+    size = RecordSize()
+    for _ in range(10):
+        size.probed(1480, straight=True)
+    told(size, 0.0, seconds=0.2)
+    for n in range(4):
+        size.age(at(1 + n / 4))
+    size.reported(40, 8, at(2.0))
+    assert size.datagrams <= 2
+
+
+def test_probes_on_a_path_at_rest_are_remembered_until_somebody_looks() -> None:
+    size = RecordSize()
+    for n in range(10):
+        size.probed(1480, straight=True)
+        size.age(at(n * 18))
+    size.reported(40, 10, at(200))
+    assert size.datagrams == LARGEST
+
+
+def test_what_the_former_path_lost_is_not_the_next_ones() -> None:
+    """10.9: it is reported when something comes that went the new way."""
+    size = RecordSize()
+    size.follow("here", 1472)
+    told(size, 0.0)
+    size.follow("there", 1472)
+    size.reported(20, 500, at(12.0))
+    size.reported(100, 30, at(12.1))
+    assert size.datagrams == LARGEST
+    told(size, 0.05, begin=13.0)
     assert size.datagrams == 1
 
 
@@ -258,6 +312,20 @@ def test_convergence_and_recovery() -> None:
     assert run.size.datagrams <= 2
     run.channel = single(Random(4), 0.0)
     run.go(10)
+    assert run.size.datagrams == LARGEST
+
+
+@pytest.mark.parametrize(
+    ("share", "rtt", "seconds", "seed"),
+    [(0.001, 0.001, 2, 1), (0.001, 0.001, 2, 2), (0.003, 0.02, 5, 2), (0.01, 0.02, 3, 1)],
+)
+def test_nothing_outlives_a_long_loss(share: float, rtt: float, seconds: float, seed: int) -> None:
+    """10.9: neither an average that fades slowly nor a pause for a size that failed by chance."""
+    run = Run(single(Random(seed), share), rtt)
+    run.go(45)
+    assert run.size.datagrams < LARGEST
+    run.channel = single(Random(9), 0.0)
+    run.go(seconds)
     assert run.size.datagrams == LARGEST
 
 

@@ -238,7 +238,7 @@ class Worker:
             return
         octets = size - probes.overhead(encrypted=peers.encrypted)
         self._probes.sent(number, size, now)
-        peer.size.probed()
+        peer.size.probed(size, straight=peers.is_straight(short_id))
         self._sender.small(PROBE, peer, probes.body(number, size, octets=octets), via=via)
 
     def _on_control(self, kind: int, peer: Peer, body: bytes, source: bytes, octets: int) -> None:
@@ -256,7 +256,8 @@ class Worker:
             if kind == PROBE_REPLY:
                 rtt = self._probes.answered(number, size, now)
                 if rtt is not None:
-                    peer.size.answered()
+                    straight = self._peers.is_straight(peer.short_id)
+                    peer.size.answered(size, straight=straight)
                     self._daemon.say(w.ProbeReplied(peer.short_id, number, size, int(rtt * 1e6)))
                 return
             if size != octets:
