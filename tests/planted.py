@@ -34,6 +34,62 @@ class Bug:
 
 BUGS = (
     Bug(
+        "every node takes the space of a deleted one",
+        "weaver/kubernetes/nodes.py",
+        "    return us == min(",
+        "    return us >= min(",
+        "tests/unit/test_nodes.py",
+    ),
+    Bug(
+        "a node that was made anew and is silent as yet is taken for another's",
+        "weaver/kubernetes/nodes.py",
+        "peer not in there and name not in silent",
+        "peer not in there",
+        "tests/unit/test_nodes.py",
+    ),
+    Bug(
+        "what was deleted before a list was made anew stays",
+        "weaver/kubernetes/follower.py",
+        "self.objects, self._pages = self._pages, {}",
+        "self.objects, self._pages = self.objects | self._pages, {}",
+        "tests/unit/test_follower.py",
+    ),
+    Bug(
+        "an expired version is watched from again",
+        "weaver/kubernetes/follower.py",
+        'self._fail("expired" if code == GONE else "watch-error", now, relist=True)',
+        'self._fail("expired" if code == GONE else "watch-error", now)',
+        "tests/unit/test_follower.py",
+    ),
+    Bug(
+        "a bookmark is taken for an event",
+        "weaver/kubernetes/follower.py",
+        'changed = kind != "BOOKMARK" and self._changed(kind, meta["name"], thing)',
+        'changed = self._changed(kind, meta.get("name"), thing)',
+        "tests/unit/test_follower.py",
+    ),
+    Bug(
+        "a daemon that knows nothing of its cluster divides the range alone",
+        "weaver/kubernetes/first.py",
+        "observer=not config.seed",
+        "observer=False",
+        "tests/drivers/test_kubernetes.py",
+    ),
+    Bug(
+        "rules are called whole whoever keeps its own address",
+        "weaver/daemon/nat.py",
+        "return spared == wanted and ",
+        "return ",
+        "tests/unit/test_cni.py",
+    ),
+    Bug(
+        "a pod keeps its own address for whoever has it next",
+        "weaver/daemon/attach.py",
+        "                await self.mend_rules()  # whoever",
+        "                pass  # whoever",
+        "tests/unit/test_attach.py",
+    ),
+    Bug(
         "a new sending epoch counts from 0",
         "mesh/link/peers.py",
         "message.tx_tag, self._used)",

@@ -55,6 +55,11 @@ class Config:
     """The only one to offer; None: all there are, the faster first."""
     docker: Path | None = None
     """The socket of Docker's plugin, if there is to be one."""
+    kubernetes: str | None = None
+    """Where the API server is, if we are a pod of one of its nodes."""
+    node: str = ""
+    """That node's name."""
+    service_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     log_format: str = "text"
     log_level: str = "info"
 

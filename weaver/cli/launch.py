@@ -8,7 +8,9 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from ipam.address import Address, AddressRange
@@ -20,6 +22,7 @@ from weaver.config import Config, http_address
 from weaver.logs import set_up
 
 if TYPE_CHECKING:
+    from weaver.daemon.daemon import Daemon
     from weaver.docker.server import DockerServer
 
 
@@ -55,10 +58,26 @@ def config_of(args: argparse.Namespace) -> Config:
         seed=args.seed,
         observer=args.observer,
         cipher=named(args.cipher),
+        kubernetes=_api_server(args.kubernetes),
+        node=args.node or os.environ.get("WEAVER_NODE") or args.nickname or socket.gethostname(),
+        service_account=Path(args.service_account),
         docker=Path(args.run_dir) / args.docker if args.docker else None,
         log_format=args.log_format,
         log_level=args.log_level,
     )
+
+
+def _api_server(wanted: str | None) -> str | None:
+    """Its URL; from what every pod is told, where only the flag is given."""
+    if wanted != "":
+        return wanted
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+    port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host:
+        raise OperatorError(
+            "--kubernetes: this is no pod, for KUBERNETES_SERVICE_HOST is not set", "bad-request"
+        )
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def launch(args: argparse.Namespace) -> int:
@@ -91,6 +110,8 @@ async def _run(config: Config, listening: socket.socket) -> None:
     from weaver.docker.driver import Driver
     from weaver.docker.server import DockerServer
 
+    if config.kubernetes is not None:
+        config = await _of_the_cluster(config)
     daemon = Daemon(config, listening)
     facade = Facade(daemon)
     api = ApiServer(facade)
@@ -119,6 +140,8 @@ async def _run(config: Config, listening: socket.socket) -> None:
         if config.docker is not None:
             await _serve_docker(docker, config.docker)
             daemon.sockets.append(config.docker)
+        if config.kubernetes is not None:
+            _follow_nodes(daemon, config, facade.not_ready)
         await daemon.stopping.wait()
     finally:
         await docker.close()
@@ -132,3 +155,24 @@ async def _serve_docker(docker: DockerServer, path: Path) -> None:
         await docker.start(path)
     except OSError as err:
         raise OperatorError(f"{path}: {err.strerror}", "socket-unusable") from err
+
+
+async def _of_the_cluster(config: Config) -> Config:
+    from weaver.kubernetes.client import ApiServer
+    from weaver.kubernetes.first import with_nodes
+
+    assert config.kubernetes is not None
+    api = ApiServer(config.kubernetes, config.service_account)
+    return await with_nodes(config, api, SystemRandom(), asyncio.get_running_loop().time)
+
+
+def _follow_nodes(daemon: Daemon, config: Config, not_ready: Callable[[], str | None]) -> None:
+    from weaver.kubernetes.agent import Agent
+    from weaver.kubernetes.client import ApiServer
+    from weaver.kubernetes.mesh import DaemonMesh
+
+    assert config.kubernetes is not None
+    api = ApiServer(config.kubernetes, config.service_account)
+    mesh = DaemonMesh(daemon, not_ready)
+    agent = Agent(mesh, api, config.node, daemon.rng, asyncio.get_running_loop().time)
+    daemon.background(agent.run(), "kubernetes")

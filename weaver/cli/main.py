@@ -80,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
     setup.add_argument("--dir", default="/opt/cni/bin", help="of the plugins (/opt/cni/bin)")
     setup.add_argument("--conf-dir", default="/etc/cni/net.d", help="of the configuration")
     setup.add_argument("--cni-socket", default="/run/weaver/cni.sock")
+    setup.add_argument(
+        "--python", metavar="PATH", help="that runs the plugins where they are called (this one)"
+    )
     setup.add_argument("--remove", action="store_true")
     _reader(commands, "version", "show the versions of this command and the daemon")
     lab = commands.add_parser("lab", help="whole meshes on one machine", add_help=False)
@@ -147,6 +150,19 @@ def _launch(commands: Any) -> None:  # noqa: ANN401
         const="/run/docker/plugins/weaver.sock",
         metavar="PATH",
         help="be Docker's network and address plugin, called by the socket's name (in --run-dir)",
+    )
+    launch.add_argument(
+        "--kubernetes",
+        nargs="?",
+        const="",
+        metavar="URL",
+        help="peers are the nodes of a cluster",
+    )
+    launch.add_argument("--node", help="what this one is called there (WEAVER_NODE, the nickname)")
+    launch.add_argument(
+        "--service-account",
+        default="/var/run/secrets/kubernetes.io/serviceaccount",
+        help="directory of token and ca.crt",
     )
     launch.add_argument("--log-format", choices=("text", "json"), default="text")
     launch.add_argument(

@@ -16,7 +16,8 @@ def setup_cni(args: argparse.Namespace) -> int:
         if args.remove:
             done = remove(plugins, conf)
         else:
-            done = install(plugins, conf, Path(args.cni_socket))
+            python = Path(args.python) if args.python else None
+            done = install(plugins, conf, Path(args.cni_socket), python)
     except OperatorError as err:
         print(f"weaver: {err} ({err.reason})", file=sys.stderr)
         return 1

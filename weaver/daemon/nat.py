@@ -73,6 +73,5 @@ def is_whole(listing: Any, plain: Sequence[str]) -> bool:  # noqa: ANN401  # nft
         and match["op"] == "!="
         and "payload" in match["left"]
     ]
-    return expressions[-1:] == [{"masquerade": None}] and spared == (
-        [sorted(plain)] if plain else []
-    )
+    wanted = [sorted(plain)] if plain else []
+    return spared == wanted and expressions[-1:] == [{"masquerade": None}]

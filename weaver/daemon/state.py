@@ -104,6 +104,17 @@ class StateDir:
     def save_short_id(self, short_id: ShortID) -> None:
         self._set("short_id", int(short_id))
 
+    def save_nodes(self, known: dict[str, str]) -> None:
+        """Peer -> node of Kubernetes on which it ran."""
+        self._set("nodes", known)
+
+    @property
+    def nodes(self) -> dict[str, str]:
+        known = self._facts.get("nodes") or {}
+        if not isinstance(known, dict) or not all(isinstance(n, str) for n in known.values()):
+            raise OperatorError(f"{self.path}/facts.json: bad nodes", "state-corrupt")
+        return dict(known)
+
     @property
     def targets(self) -> tuple[Target, ...]:
         try:
