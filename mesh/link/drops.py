@@ -34,6 +34,10 @@ class Drop(StrEnum):
     LANE_FULL = "lane-full"
     RELAY_SHARE = "relay-share"
     LOCAL = "local-destination"
+    LOOPED = "looped"
+    OFF_TREE = "off-tree"
+    MAC_OF_ANOTHER = "mac-of-another"
+    NO_SLEEVE = "no-sleeve"
 
 
 def most_dropped(drops: Counter[tuple[ShortID, str]]) -> tuple[tuple[ShortID, str, int], ...]:

@@ -1,0 +1,37 @@
+"""Correction of tables by difference: nothing flushed, nothing written twice."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.link.datapath import SLEEVE, Answer, Tables, Tree, correct
+from mesh.names import ShortID
+from tests.unit.datapath_twin import DatapathTwin, Underlay
+
+ids = st.integers(1, 6).map(ShortID)
+hosts = st.sampled_from(["192.0.2.1", "192.0.2.2", "2001:db8::3"])
+macs = st.integers(1, 5).map(lambda n: bytes((2, 0, 0, 0, 0, n)))
+trees = st.builds(
+    Tree, st.none() | ids, st.lists(ids, unique=True, max_size=3).map(tuple), st.booleans()
+)
+tables = st.builds(
+    Tables,
+    st.dictionaries(ids, hosts),
+    st.dictionaries(ids, ids | st.just(SLEEVE)),
+    st.dictionaries(ids, trees),
+    st.sets(st.tuples(hosts, ids), max_size=5),
+    st.dictionaries(macs, ids),
+    st.dictionaries(st.sampled_from(["10.32.0.1", "fd00::1"]), st.builds(Answer, macs, ids)),
+)
+
+
+@given(tables, tables)
+def test_what_is_found_becomes_what_is_wanted(found: Tables, wanted: Tables) -> None:
+    twin = DatapathTwin(Underlay(), "192.0.2.9")
+    correct(twin, found)
+    assert twin.tables() == found
+    writes = correct(twin, wanted)
+    assert twin.tables() == wanted
+    assert (writes == 0) == (found == wanted)
+    assert correct(twin, wanted) == 0
