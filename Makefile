@@ -2,7 +2,7 @@
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := python3-venv iproute2 iputils-ping nftables iperf3 tcpdump ethtool procps containernetworking-plugins containerd runc busybox-static gcc podman docker.io iptables golang-go golang-github-appc-cni-dev
+PACKAGES := python3-venv iproute2 iputils-ping nftables iperf3 tcpdump ethtool procps containernetworking-plugins containerd runc busybox-static gcc podman docker.io iptables golang-go golang-github-appc-cni-dev clang-14 libbpf-dev
 PEERS := wireguard-go wireguard-tools fastd tinc nebula openvpn openssl
 N ?= 20
 SEEDS ?= 1-20
@@ -29,7 +29,13 @@ packages:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
-$(VENV)/.stamp: pyproject.toml | packages
+PROGRAMS := $(patsubst mesh/link/bpf/%.c,mesh/link/bpf/objects/%.o,$(wildcard mesh/link/bpf/*.c))
+
+# Built with the wheel, and again whenever a source changes.
+$(PROGRAMS) &: $(wildcard mesh/link/bpf/*.[ch]) hatch_build.py | packages
+	$(PYTHON) hatch_build.py
+
+$(VENV)/.stamp: pyproject.toml $(PROGRAMS) | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -e . \
 	  $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml","rb"))["dependency-groups"]["dev"])')
@@ -90,4 +96,4 @@ lab-clean: $(VENV)/.stamp
 	$(BIN)/weaver lab down
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) mesh/link/bpf/objects .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

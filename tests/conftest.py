@@ -11,6 +11,9 @@ import shutil
 import pytest
 from hypothesis import settings
 
+# Its tests are imported by other modules: say what differed there, too.
+pytest.register_assert_rewrite("tests.datapath_rules")
+
 # The gate tries the same examples every time; new ones are what `ci` and `nightly` are for.
 settings.register_profile("dev", max_examples=50, deadline=None, print_blob=True, derandomize=True)
 settings.register_profile("ci", max_examples=200, deadline=None, print_blob=True)

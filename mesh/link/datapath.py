@@ -10,7 +10,8 @@ Who fills the tables decides; the kernel obeys, and goes on obeying while nobody
 earlier daemon's tables are taken over as they are: ``tables()`` says what they hold, and
 ``correct`` writes what differs, so that nothing is flushed and no frame is lost.
 
-Its in-memory twin is ``tests/unit/datapath_twin.py``.
+Implementations: ``mesh.drivers.fastdp`` (the kernel, docs/fastdp.md) and
+``tests/unit/datapath_twin.py`` (memory), both held to ``tests/datapath_rules.py``.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class Config:
 
     short_id: ShortID
     mtu: int
-    """Of the VXLAN device as a port of the bridge: at least that of the pods."""
+    """Of the VXLAN device as a port of the bridge: at least that of the pods, else the bridge drops
+    without a word what the kernel would answer with ICMP."""
     upcall_unknown: bool = False
     """Unicast to an address nobody is known behind: to user space, instead of along our tree."""
 
@@ -106,6 +108,9 @@ class Tables:
 
     neighbours: dict[ShortID, str] = field(default_factory=dict)
     """Outer address of each neighbour, IPv4 or IPv6 as text."""
+    own: dict[ShortID, str] = field(default_factory=dict)
+    """Which of our addresses a neighbour is sent to from, where it is not left to routing. Kernels
+    before 6.0 leave it to routing, and read back nothing here."""
     routes: dict[ShortID, ShortID] = field(default_factory=dict)
     """Destination -> the neighbour frames for it go to (itself, where it is one), or ``SLEEVE``."""
     trees: dict[ShortID, Tree] = field(default_factory=dict)
@@ -207,7 +212,10 @@ class Datapath(Protocol):
 
     # --- the tables; each call is one write, seen by the next frame as a whole
 
-    def set_neighbour(self, short_id: ShortID, host: str) -> None: ...
+    def set_neighbour(self, short_id: ShortID, host: str, own: str | None = None) -> None:
+        """``own``: the address to send from, which the neighbour allows; None: as routing has it.
+        A host with several addresses on one network should say (its TCP connection knows)."""
+
     def drop_neighbour(self, short_id: ShortID) -> None: ...
 
     def set_routes(self, routes: Mapping[ShortID, ShortID]) -> None:
@@ -253,15 +261,19 @@ class Datapath(Protocol):
         """To the kernel's children in this origin's tree, and not to our own pods."""
 
 
-def correct(datapath: Datapath, wanted: Tables) -> int:
+def correct(datapath: Datapath, wanted: Tables, have: Tables | None = None) -> int:
     """Make the told tables what they should be by writing what differs; how much did.
 
-    New things are written before old ones go, and what refers to a neighbour after it.
+    ``have``: what they are, where that is known; else they are read. New things are written before
+    old ones go, and what refers to a neighbour after it.
     """
-    have, writes = datapath.tables(), 0
+    if have is None:
+        have = datapath.tables()
+    writes = 0
     for short_id, host in wanted.neighbours.items():
-        if have.neighbours.get(short_id) != host:
-            datapath.set_neighbour(short_id, host)
+        own = wanted.own.get(short_id)
+        if (have.neighbours.get(short_id), have.own.get(short_id)) != (host, own):
+            datapath.set_neighbour(short_id, host, own)
             writes += 1
     for host, source in wanted.sources - have.sources:
         datapath.allow(host, source)

@@ -130,13 +130,17 @@ class DatapathTwin:
 
     # --- tables
 
-    def set_neighbour(self, short_id: ShortID, host: str) -> None:
+    def set_neighbour(self, short_id: ShortID, host: str, own: str | None = None) -> None:
         self._check_presence()
         self.kernel.tables.neighbours[short_id] = host
+        self.kernel.tables.own.pop(short_id, None)
+        if own is not None:
+            self.kernel.tables.own[short_id] = own
 
     def drop_neighbour(self, short_id: ShortID) -> None:
         self._check_presence()
         self.kernel.tables.neighbours.pop(short_id, None)
+        self.kernel.tables.own.pop(short_id, None)
 
     def set_routes(self, routes: Mapping[ShortID, ShortID]) -> None:
         self._check_presence()
@@ -185,6 +189,7 @@ class DatapathTwin:
         t = self.kernel.tables
         return Tables(
             dict(t.neighbours),
+            dict(t.own),
             dict(t.routes),
             dict(t.trees),
             set(t.sources),
@@ -282,14 +287,17 @@ class DatapathTwin:
             return self._relay(p)
         if not any(p.frame[:12]):
             return self._upcall(Upcall(Reason.CONTROL, p.source, us, p.frame[14:]))
+        target = p.frame[:6]
         tree = t.trees.get(p.source, Tree(None))
         parent = None if tree.parent is None else t.neighbours.get(tree.parent, "gone")
-        if p.frame[0] & 1 and parent not in (None, p.sender):
+        is_on_tree = parent in (None, p.sender)
+        if target[0] & 1 and not is_on_tree:
             return self._drop(Drop.OFF_TREE)
         if not self._learn(p.frame[6:12], p.source):
             return None
         self._count(p.source, "rx", p.frame)
-        if p.frame[0] & 1 and (tree.children or tree.to_sleeve):
+        is_ours = t.attached.get(target, k.learned.get(target)) == us
+        if (tree.children or tree.to_sleeve) and is_on_tree and not is_ours:
             if p.hops > 1:
                 self._copy(tree, p.source, p.hops - 1, p.frame)
                 if tree.to_sleeve:
@@ -329,7 +337,8 @@ class DatapathTwin:
         assert self.kernel.config is not None
         if any(frame[:12]):
             self._count(to, "tx" if source == self.kernel.config.short_id else "relayed", frame)
-        ours = next(a for a in self.addresses if (":" in a) == (":" in host))
+        routed = next(a for a in self.addresses if (":" in a) == (":" in host))
+        ours = self.kernel.tables.own.get(via, routed)
         return self._underlay.send(Outer(ours, host, source, to, hops, frame))
 
     def _to_sleeve(self, frame: bytes) -> None:
@@ -350,7 +359,8 @@ class DatapathTwin:
             return False
         attached = self.kernel.tables.attached.get(mac)
         if attached is not None:
-            if attached == place or place == SLEEVE:
+            us = None if self.kernel.config is None else self.kernel.config.short_id
+            if attached == place or (place == SLEEVE and attached != us):
                 return True
             self._drop(Drop.MAC_OF_ANOTHER)
             return False

@@ -15,9 +15,11 @@ macs = st.integers(1, 5).map(lambda n: bytes((2, 0, 0, 0, 0, n)))
 trees = st.builds(
     Tree, st.none() | ids, st.lists(ids, unique=True, max_size=3).map(tuple), st.booleans()
 )
+neighbours = st.dictionaries(ids, hosts)
 tables = st.builds(
     Tables,
-    st.dictionaries(ids, hosts),
+    neighbours,
+    st.just({}),
     st.dictionaries(ids, ids | st.just(SLEEVE)),
     st.dictionaries(ids, trees),
     st.sets(st.tuples(hosts, ids), max_size=5),
@@ -26,8 +28,10 @@ tables = st.builds(
 )
 
 
-@given(tables, tables)
-def test_what_is_found_becomes_what_is_wanted(found: Tables, wanted: Tables) -> None:
+@given(tables, tables, hosts)
+def test_what_is_found_becomes_what_is_wanted(found: Tables, wanted: Tables, own: str) -> None:
+    found.own = {n: own for n in found.neighbours if n % 2}
+    wanted.own = {n: own for n in wanted.neighbours if n % 3}
     twin = DatapathTwin(Underlay(), "192.0.2.9")
     correct(twin, found)
     assert twin.tables() == found

@@ -1,0 +1,1 @@
+"""The fast path in the kernel: eBPF on a VXLAN device (docs/fastdp.md)."""

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Egress of the VXLAN device: frames that the bridge hands to the mesh.
+#include "frames.h"
+#include "answer.h"
+
+SEC("tc") int to_mesh(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key key;
+	/* Addressed already: a copy, a relayed frame, one from user space. EPROTO: by IPv6. */
+	if (bpf_skb_get_tunnel_key(skb, &key, offsetof(struct bpf_tunnel_key, tunnel_label), 0) !=
+	    -EINVAL)
+		return TC_ACT_OK;
+	struct config *c = configured();
+	if (!c)
+		return drop(DROP_NOT_CONFIGURED);
+	struct macs m;
+	if (read_macs(skb, &m))
+		return drop(DROP_MALFORMED);
+	__u32 us = c->us;
+	int bad = believe(&m.source, us, us);
+	if (bad >= 0)
+		return drop(bad);
+	if (is_group(&m.target)) {
+		int verdict = answer(skb, c, &m);
+		if (verdict >= 0)
+			return verdict;
+		return copy_then(skb, us, HOPS, THEN_SLEEVE);
+	}
+	int place = place_of(&m.target);
+	if (place < 0)
+		return c->flags & UPCALL_UNKNOWN ? upcall(skb, c, UNKNOWN, us, 0)
+						 : copy_then(skb, us, HOPS, THEN_SLEEVE);
+	if ((__u32)place == us)
+		return drop(DROP_LOCAL);       /* the bridge did not know it and flooded */
+	if (place == SLEEVE)
+		return to_sleeve(c);
+	__u32 target = place;
+	struct route *r = bpf_map_lookup_elem(&routes, &target);
+	if (!r || r->by == BY_NOBODY)
+		return drop(DROP_NO_ROUTE);
+	if (r->by == BY_SLEEVE)
+		return to_sleeve(c);
+	__u32 via = r->via;
+	struct neighbour *n = bpf_map_lookup_elem(&neighbours, &via);
+	if (!n || address_to(skb, n, us, target, HOPS, may_not_be_cut(skb)))
+		return drop(DROP_NO_ROUTE);
+	count_tx(skb, target, 1);
+	return TC_ACT_OK;
+}
+
+char licence[] SEC("license") = "Apache-2.0";

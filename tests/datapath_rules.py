@@ -1,0 +1,528 @@
+"""What every Datapath must do to frames: one set of tests for the kernel's and the twin's.
+
+A module that imports these names gives the fixture ``chain``: hosts 1 to 4 in a row, each with a
+pod, told by ``wire``. Hosts see only their neighbours on the underlay::
+
+    pod1   pod2   pod3   pod4
+      |      |      |      |
+      1 ---- 2 ---- 3 ---- 4
+
+A test that something does not arrive sends something that does afterwards: frames keep their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import pytest
+
+from mesh.link.datapath import (
+    MAX_CHILDREN,
+    SLEEVE,
+    Absence,
+    Answer,
+    Config,
+    Datapath,
+    DatapathError,
+    Reason,
+    Tables,
+    Takeover,
+    Tree,
+    Upcall,
+    correct,
+)
+from mesh.link.drops import Drop
+from mesh.names import ShortID
+
+COUNT = 4
+GROUP = b"\xff" * 6
+TYPE = b"\x88\xb6"
+STRANGER = bytes.fromhex("02aabbccddee")
+OF_HOST = "10.32.0.{}"
+
+
+class Host(Protocol):
+    number: int
+
+    @property
+    def datapath(self) -> Datapath: ...
+
+    def send(self, frame: bytes) -> None:
+        """From its pod."""
+
+    def heard(self, count: int) -> list[bytes]:
+        """What its pod was given since it was last asked, once there are as many; in order."""
+
+    def sleeve_send(self, frame: bytes) -> None: ...
+    def sleeve_heard(self, count: int) -> list[bytes]: ...
+    def upcalls(self, count: int) -> list[Upcall]: ...
+
+    def forge(
+        self, to: Host, source: int, target: int, frame: bytes, hops: int = 64, own: bool = True
+    ) -> None:
+        """A VXLAN packet to a neighbour with these numbers; from an address of this host that the
+        neighbour knows, or (``own=False``) does not."""
+
+    def restart(self) -> None:
+        """Its daemon is killed, and another opens what it left."""
+
+
+class Chain(Protocol):
+    @property
+    def hosts(self) -> Sequence[Host]: ...
+
+    def address(self, seen_by: int, number: int) -> str:
+        """A neighbour's outer address."""
+
+
+def mac(number: int) -> bytes:
+    return bytes((2, 0, 0, 0, 0, number))
+
+
+def frame(source: int, target: bytes, text: str = "hello", sender: bytes | None = None) -> bytes:
+    body = text.encode() + b" from %d" % source
+    return target + (sender or mac(source)) + TYPE + body.ljust(60, b".")
+
+
+def wanted(chain: Chain, number: int) -> Tables:
+    """The chain's tables at one host: away from every origin, towards every destination."""
+    us, tables = number, Tables()
+    for other in range(1, COUNT + 1):
+        step = 1 if other > us else -1
+        onward = us - step
+        if other == us:
+            sides = tuple(ShortID(n) for n in (us - 1, us + 1) if 1 <= n <= COUNT)
+            tables.trees[ShortID(us)] = Tree(None, sides)
+            continue
+        if abs(other - us) == 1:
+            tables.neighbours[ShortID(other)] = chain.address(us, other)
+            tables.own[ShortID(other)] = chain.address(other, us)
+        tables.routes[ShortID(other)] = ShortID(us + step)
+        tables.sources.add((chain.address(us, us + step), ShortID(other)))
+        children = (ShortID(onward),) if 1 <= onward <= COUNT else ()
+        tables.trees[ShortID(other)] = Tree(ShortID(us + step), children)
+    return tables
+
+
+def wire(chain: Chain) -> None:
+    for host in chain.hosts:
+        host.datapath.configure(Config(ShortID(host.number), 1500))
+        correct(host.datapath, wanted(chain, host.number))
+        host.datapath.start()
+
+
+def greet(chain: Chain) -> None:
+    """One broadcast of each pod: everybody learns everybody."""
+    for host in chain.hosts:
+        sent = frame(host.number, GROUP, "here I am")
+        host.send(sent)
+        for other in chain.hosts:
+            if other is not host:
+                assert other.heard(1) == [sent]
+
+
+def drops(host: Host) -> dict[Drop, int]:
+    return dict(host.datapath.counters().drops)
+
+
+def arp(sender: int, asked: str, operation: int = 1, sender_ip: str | None = None) -> bytes:
+    ip = bytes(map(int, (sender_ip or OF_HOST.format(sender)).split(".")))
+    head = bytes.fromhex("0806 0001 0800 0604") + operation.to_bytes(2, "big")
+    body = head + mac(sender) + ip + bytes(6) + bytes(map(int, asked.split(".")))
+    return (GROUP + mac(sender) + body).ljust(60, b"\0")
+
+
+# --- frames between pods
+
+
+def test_every_pair_and_only_that_pair(chain: Chain) -> None:
+    greet(chain)
+    for a in chain.hosts:
+        for b in chain.hosts:
+            if a is not b:
+                sent = frame(a.number, mac(b.number), "unicast")
+                a.send(sent)
+                assert b.heard(1) == [sent]
+    greet(chain)  # had anybody else been given one of those, it would come first
+    first, last = chain.hosts[0], chain.hosts[-1]
+    peers = first.datapath.counters().peers
+    octets = len(frame(1, GROUP))
+    # Two broadcasts to its only child; one unicast to each.
+    assert (peers[ShortID(2)].tx_frames, peers[ShortID(2)].tx_octets) == (3, 3 * octets)
+    assert (peers[ShortID(4)].tx_frames, peers[ShortID(4)].rx_frames) == (1, 3)
+    assert last.datapath.counters().peers[ShortID(1)].rx_octets == 3 * octets
+    relay = chain.hosts[1].datapath.counters().peers
+    # Towards 4: unicast of 1. To 3 as a child and a destination: 2 broadcasts and 1 unicast of 1.
+    assert (relay[ShortID(4)].relayed_frames, relay[ShortID(3)].relayed_frames) == (1, 3)
+    assert all(drops(h) == {} for h in chain.hosts)
+
+
+def test_a_broadcast_is_heard_exactly_once(chain: Chain) -> None:
+    for origin in chain.hosts:
+        sent = [frame(origin.number, GROUP, f"number {n}") for n in range(20)]
+        for one in sent:
+            origin.send(one)
+        for other in chain.hosts:
+            if other is not origin:
+                assert other.heard(20) == sent
+    greet(chain)
+
+
+def test_hops_run_out(chain: Chain) -> None:
+    greet(chain)
+    a, b, c, d = chain.hosts
+    a.forge(b, 1, 4, frame(1, mac(4), "one hop"), hops=1)
+    a.forge(b, 1, 4, frame(1, mac(4), "two hops"), hops=2)
+    a.forge(b, 1, 4, frame(1, mac(4), "three hops"), hops=3)
+    assert d.heard(1) == [frame(1, mac(4), "three hops")]
+    assert drops(b) == {Drop.HOP_LIMIT: 1}
+    assert drops(c) == {Drop.HOP_LIMIT: 1}
+    # A broadcast without hops left is for the pods here and nobody else.
+    a.forge(b, 1, 2, frame(1, GROUP, "near"), hops=1)
+    a.forge(b, 1, 2, frame(1, GROUP, "far"))
+    assert b.heard(2) == [frame(1, GROUP, "near"), frame(1, GROUP, "far")]
+    assert c.heard(1) == [frame(1, GROUP, "far")]
+    assert drops(b) == {Drop.HOP_LIMIT: 2}
+
+
+def test_who_may_speak(chain: Chain) -> None:
+    greet(chain)
+    a, b, c, _ = chain.hosts
+    bad = frame(1, mac(2), "forged")
+    a.forge(b, 1, 2, bad, own=False)  # an address that nobody has
+    a.forge(b, 3, 2, bad)  # a source that does not come that way
+    a.forge(b, 77, 2, bad)  # nobody's number
+    a.forge(b, 3, 4, bad)  # to be relayed, too
+    a.forge(b, 2, 2, bad)  # our own number
+    a.send(frame(1, mac(2), "good"))
+    assert b.heard(1) == [frame(1, mac(2), "good")]
+    assert drops(b) == {Drop.BAD_SOURCE: 5}
+    assert b.datapath.counters().peers.get(ShortID(77)) is None
+    b.datapath.disallow(chain.address(2, 1), ShortID(1))
+    a.send(frame(1, mac(2), "no longer"))
+    c.send(frame(3, mac(2), "another"))
+    assert b.heard(1) == [frame(3, mac(2), "another")]
+    # Our own number from where it is allowed: somebody loops.
+    b.datapath.allow(chain.address(2, 1), ShortID(2))
+    a.forge(b, 2, 2, bad)
+    c.send(frame(3, mac(2), "next"))
+    assert b.heard(1) == [frame(3, mac(2), "next")]
+    assert drops(b) == {Drop.BAD_SOURCE: 6, Drop.LOOPED: 1}
+
+
+def test_what_would_go_back_where_it_came_from_is_dropped(chain: Chain) -> None:
+    greet(chain)
+    a, b, _, _ = chain.hosts
+    b.datapath.set_routes({ShortID(4): ShortID(1)})
+    a.send(frame(1, mac(4), "ping pong"))
+    a.send(frame(1, mac(2), "good"))
+    assert b.heard(1) == [frame(1, mac(2), "good")]
+    assert drops(b) == {Drop.LOOPED: 1}
+
+
+def test_broadcasts_come_from_their_parent_only(chain: Chain) -> None:
+    greet(chain)
+    a, b, c, _ = chain.hosts
+    b.datapath.allow(chain.address(2, 3), ShortID(1))
+    c.forge(b, 1, 2, frame(1, GROUP, "around"))
+    c.forge(b, 1, 2, frame(1, mac(2), "unicast may"))
+    a.send(frame(1, GROUP, "straight"))
+    assert len(b.heard(2)) == 2  # the two cables have no common order
+    assert c.heard(1) == [frame(1, GROUP, "straight")]
+    assert drops(b) == {Drop.OFF_TREE: 1}
+    b.datapath.set_tree(ShortID(1), Tree(None))
+    c.forge(b, 1, 2, frame(1, GROUP, "from anywhere"))
+    assert b.heard(1) == [frame(1, GROUP, "from anywhere")]
+
+
+def test_no_destination_no_neighbour_no_tree(chain: Chain) -> None:
+    greet(chain)
+    a, b, _, _ = chain.hosts
+    a.datapath.drop_route(ShortID(3))
+    a.send(frame(1, mac(3)))
+    a.send(frame(1, mac(2), "good"))
+    assert b.heard(1) == [frame(1, mac(2), "good")]
+    assert drops(a) == {Drop.NO_ROUTE: 1}
+    a.datapath.drop_neighbour(ShortID(2))
+    a.send(frame(1, mac(2)))
+    a.send(frame(1, GROUP))
+    a.datapath.drop_tree(ShortID(1))
+    a.send(frame(1, GROUP))
+    a.datapath.set_neighbour(ShortID(2), chain.address(1, 2), chain.address(2, 1))
+    a.send(frame(1, mac(2), "good again"))
+    assert b.heard(1) == [frame(1, mac(2), "good again")]
+    assert drops(a) == {Drop.NO_ROUTE: 4}
+
+
+def test_a_tree_may_be_wide(chain: Chain) -> None:
+    a, b, _, _ = chain.hosts
+    children = tuple(ShortID(n) for n in range(100, 100 + MAX_CHILDREN))
+    for child in children:
+        a.datapath.set_neighbour(child, chain.address(1, 2), chain.address(2, 1))
+    for size in (1, 31, 32, 33, 64, MAX_CHILDREN):
+        a.datapath.set_tree(ShortID(1), Tree(None, (*children[: size - 1], ShortID(2))))
+        a.send(frame(1, GROUP, f"{size} children"))
+        assert b.heard(1) == [frame(1, GROUP, f"{size} children")]
+    peers = a.datapath.counters().peers
+    assert peers[ShortID(100)].tx_frames == 5
+    assert peers[ShortID(100 + MAX_CHILDREN - 2)].tx_frames == 1
+    assert sum(p.tx_frames for p in peers.values()) == 1 + 31 + 32 + 33 + 64 + MAX_CHILDREN
+    with pytest.raises(DatapathError) as refusal:
+        a.datapath.set_tree(ShortID(1), Tree(None, (*children, ShortID(2))))
+    assert refusal.value.absence is Absence.TABLE_FULL
+    a.send(frame(1, GROUP, "as before"))
+    assert b.heard(1) == [frame(1, GROUP, "as before")]
+
+
+# --- addresses
+
+
+def test_addresses_are_learned_and_move(chain: Chain) -> None:
+    greet(chain)
+    a, b, c, d = chain.hosts
+    assert a.datapath.learned()[mac(4)] == ShortID(4)
+    assert a.datapath.learned()[mac(1)] == ShortID(1)
+    b.send(frame(2, GROUP, "it moved here", sender=mac(4)))
+    for host in (a, c, d):
+        assert len(host.heard(1)) == 1
+    a.send(frame(1, mac(4), "moved"))
+    assert b.heard(1) == [frame(1, mac(4), "moved")]
+    a.datapath.forget(ShortID(2))
+    learned = a.datapath.learned()
+    assert mac(4) not in learned
+    assert mac(2) not in learned
+    assert learned[mac(3)] == ShortID(3)
+
+
+def test_what_is_attached_cannot_be_stolen(chain: Chain) -> None:
+    greet(chain)
+    a, b, c, _ = chain.hosts
+    b.datapath.attach(mac(3), ShortID(3))
+    b.datapath.attach(mac(2), ShortID(2))
+    a.forge(b, 1, 2, frame(1, mac(2), "as 3", sender=mac(3)))
+    a.forge(b, 1, 2, frame(1, mac(2), "as 2", sender=mac(2)))
+    b.send(frame(2, GROUP, "as 3 again", sender=mac(3)))
+    a.send(frame(1, mac(2), "as itself"))
+    assert b.heard(1) == [frame(1, mac(2), "as itself")]
+    c.send(frame(3, mac(2), "rightly"))
+    assert b.heard(1) == [frame(3, mac(2), "rightly")]
+    assert drops(b) == {Drop.MAC_OF_ANOTHER: 3}
+    assert b.datapath.learned()[mac(3)] == ShortID(3)
+    b.datapath.detach(mac(3))
+    a.forge(b, 1, 2, frame(1, mac(2), "as 3", sender=mac(3)))
+    assert b.heard(1) == [frame(1, mac(2), "as 3", sender=mac(3))]
+
+
+def test_no_frame_comes_from_a_group_or_from_nobody(chain: Chain) -> None:
+    greet(chain)
+    a, b, _, _ = chain.hosts
+    a.forge(b, 1, 2, frame(1, mac(2), sender=bytes.fromhex("010000000001")))
+    a.forge(b, 1, 2, frame(1, mac(2), sender=bytes(6)))
+    a.send(frame(1, mac(2), "good"))
+    assert b.heard(1) == [frame(1, mac(2), "good")]
+    assert drops(b) == {Drop.BAD_SOURCE: 2}
+
+
+def test_unknown_addresses(chain: Chain) -> None:
+    greet(chain)
+    a, b, c, _ = chain.hosts
+    a.send(frame(1, STRANGER, "who knows"))
+    for host in chain.hosts[1:]:
+        assert host.heard(1) == [frame(1, STRANGER, "who knows")]
+    # Misdirected, by who had learned it wrongly: passed on by the tree, as if nobody knew it.
+    a.forge(b, 1, 2, frame(1, STRANGER, "is it yours"))
+    for host in chain.hosts[1:]:
+        assert host.heard(1) == [frame(1, STRANGER, "is it yours")]
+    a.datapath.configure(Config(ShortID(1), 1500, upcall_unknown=True))
+    a.send(frame(1, STRANGER, "tell me"))
+    [upcall] = a.upcalls(1)
+    assert upcall == Upcall(Reason.UNKNOWN, ShortID(1), SLEEVE, frame(1, STRANGER, "tell me"))
+    a.send(frame(1, mac(2), "known"))
+    assert b.heard(1) == [frame(1, mac(2), "known")]
+    a.send(frame(1, GROUP, "all"))
+    assert c.heard(1) == [frame(1, GROUP, "all")]
+
+
+# --- questions
+
+
+def test_arp_is_answered_here(chain: Chain) -> None:
+    greet(chain)
+    a, b, c, d = chain.hosts
+    a.datapath.set_answer(OF_HOST.format(4), Answer(mac(4), ShortID(4)))
+    a.datapath.set_answer(OF_HOST.format(1), Answer(mac(1), ShortID(1)))
+    a.send(arp(1, OF_HOST.format(4)))
+    [answer] = a.heard(1)
+    assert answer[:22] == mac(1) + mac(4) + bytes.fromhex("0806 0001 0800 0604 0002")
+    assert answer[22:42] == mac(4) + bytes((10, 32, 0, 4)) + mac(1) + bytes((10, 32, 0, 1))
+    a.send(arp(1, OF_HOST.format(1), sender_ip=OF_HOST.format(9)))  # its pod answers by itself
+    assert a.datapath.counters().answered == 2
+    passed = [
+        arp(1, OF_HOST.format(3)),  # nobody told us
+        arp(1, OF_HOST.format(4), operation=2),
+        arp(1, OF_HOST.format(4), sender_ip=OF_HOST.format(4)),  # gratuitous
+        arp(1, OF_HOST.format(4), sender_ip="0.0.0.0"),  # a probe for duplicates
+    ]
+    for one in passed:
+        a.send(one)
+    for host in (b, c, d):
+        assert host.heard(4) == passed
+    a.datapath.drop_answer(OF_HOST.format(4))
+    a.send(arp(1, OF_HOST.format(4)))
+    assert b.heard(1) == [arp(1, OF_HOST.format(4))]
+    assert a.datapath.counters().answered == 2
+
+
+# --- the sleeve
+
+
+def test_peers_by_sleeve(chain: Chain) -> None:
+    greet(chain)
+    a, b, _, _ = chain.hosts
+    a.datapath.set_routes({ShortID(3): SLEEVE})
+    a.send(frame(1, mac(3), "by sleeve"))
+    a.send(frame(1, mac(2), "by kernel"))
+    assert a.sleeve_heard(1) == [frame(1, mac(3), "by sleeve")]
+    assert b.heard(1) == [frame(1, mac(2), "by kernel")]
+    a.sleeve_send(frame(3, mac(1), "back by sleeve"))
+    assert a.heard(1) == [frame(3, mac(1), "back by sleeve")]
+    assert a.datapath.learned()[mac(3)] == SLEEVE
+    a.send(frame(1, mac(3), "known to the worker"))
+    assert a.sleeve_heard(1) == [frame(1, mac(3), "known to the worker")]
+    assert a.datapath.counters().to_sleeve == 2
+    a.datapath.set_sleeve(None)
+    a.send(frame(1, mac(3), "no sleeve"))
+    a.send(frame(1, mac(2), "good"))
+    assert b.heard(1) == [frame(1, mac(2), "good")]
+    assert drops(a) == {Drop.NO_SLEEVE: 1}
+
+
+def test_what_is_attached_here_does_not_come_by_sleeve(chain: Chain) -> None:
+    a = chain.hosts[0]
+    a.datapath.attach(mac(1), ShortID(1))
+    a.datapath.attach(mac(3), ShortID(3))
+    a.sleeve_send(frame(3, mac(1), "as 1", sender=mac(1)))
+    a.sleeve_send(frame(3, mac(1), "as 3"))
+    assert a.heard(1) == [frame(3, mac(1), "as 3")]
+    assert drops(a) == {Drop.MAC_OF_ANOTHER: 1}
+
+
+def test_broadcasts_that_go_on_by_sleeve(chain: Chain) -> None:
+    greet(chain)
+    a, b, c, _ = chain.hosts
+    a.datapath.set_tree(ShortID(1), Tree(None, (ShortID(2),), to_sleeve=True))
+    b.datapath.set_tree(ShortID(1), Tree(ShortID(1), (ShortID(3),), to_sleeve=True))
+    sent = frame(1, GROUP, "both ways")
+    a.send(sent)
+    assert a.sleeve_heard(1) == [sent]
+    assert b.upcalls(1) == [Upcall(Reason.BROADCAST, ShortID(1), ShortID(2), sent)]
+    assert b.heard(1) == [sent]
+    assert c.heard(1) == [sent]
+    assert b.datapath.counters().upcalls == 1
+
+
+def test_transit_to_the_sleeve_comes_up(chain: Chain) -> None:
+    greet(chain)
+    a, b, _, _ = chain.hosts
+    b.datapath.set_routes({ShortID(4): SLEEVE})
+    sent = frame(1, mac(4), "onwards")
+    a.send(sent)
+    assert b.upcalls(1) == [Upcall(Reason.TRANSIT, ShortID(1), ShortID(4), sent)]
+
+
+# --- frames of user space
+
+
+def test_control_frames(chain: Chain) -> None:
+    greet(chain)
+    a, b, _, _ = chain.hosts
+    a.datapath.drop_route(ShortID(2))
+    for payload in (b"", b"x", b"\0" * 46, bytes(range(256)) * 5):
+        a.datapath.send_control(ShortID(2), payload)
+        [upcall] = b.upcalls(1)
+        assert (upcall.reason, upcall.source) == (Reason.CONTROL, ShortID(1))
+        # Ethernet pads short frames on some ways; a control frame says its own length if it must.
+        assert upcall.frame.rstrip(b"\0") == payload.rstrip(b"\0")
+        assert len(upcall.frame) >= len(payload)
+    a.datapath.send_control(ShortID(9), b"to nobody")
+    assert drops(a) == {Drop.NO_ROUTE: 1}
+    b.datapath.disallow(chain.address(2, 1), ShortID(1))
+    a.datapath.send_control(ShortID(2), b"not allowed")
+    b.datapath.allow(chain.address(2, 1), ShortID(1))
+    a.datapath.send_control(ShortID(2), b"allowed")
+    [upcall] = b.upcalls(1)
+    assert upcall.frame.rstrip(b"\0") == b"allowed"
+    assert drops(b) == {Drop.BAD_SOURCE: 1}
+    assert b.datapath.counters().peers[ShortID(1)].rx_frames == 1  # the greeting
+
+
+def test_frames_delivered_and_sent_along_a_tree(chain: Chain) -> None:
+    greet(chain)
+    a, b, c, _ = chain.hosts
+    announced = arp(4, OF_HOST.format(4), sender_ip=OF_HOST.format(4))
+    b.datapath.deliver(ShortID(4), announced)
+    assert b.heard(1) == [announced]
+    passed = frame(1, GROUP, "came by sleeve")
+    b.datapath.send_along_tree(ShortID(1), passed)
+    c.datapath.set_tree(ShortID(1), Tree(None))
+    assert c.heard(1) == [passed]
+    a.send(frame(1, mac(2), "last"))
+    assert b.heard(1) == [frame(1, mac(2), "last")]
+    b.datapath.send_along_tree(ShortID(99), passed)
+    assert drops(b) == {Drop.NO_ROUTE: 1}
+
+
+# --- life
+
+
+def test_tables_are_read_back(chain: Chain) -> None:
+    a = chain.hosts[0].datapath
+    told = wanted(chain, 1)
+    assert a.tables() == told
+    told.neighbours[ShortID(4095)] = "2001:db8::1"
+    told.routes[ShortID(4095)] = SLEEVE
+    told.trees[ShortID(7)] = Tree(ShortID(3), (ShortID(5), ShortID(4095)), to_sleeve=True)
+    told.sources.add(("2001:db8::1", ShortID(4095)))
+    told.attached[STRANGER] = ShortID(4095)
+    told.answers["fd00::5"] = Answer(STRANGER, ShortID(4095))
+    told.answers["10.1.2.3"] = Answer(STRANGER, ShortID(1))
+    assert correct(a, told) == 7
+    assert a.tables() == told
+    assert correct(a, wanted(chain, 1)) == 7
+    assert a.tables() == wanted(chain, 1)
+
+
+def test_nothing_passes_before_it_is_configured(bare: Chain) -> None:
+    a = bare.hosts[0]
+    a.datapath.start()
+    a.send(frame(1, GROUP))
+    a.datapath.configure(Config(ShortID(1), 1500, upcall_unknown=True))
+    a.send(frame(1, STRANGER))
+    assert len(a.upcalls(1)) == 1
+    assert drops(a) == {Drop.NOT_CONFIGURED: 1}
+
+
+def test_a_killed_daemon_is_followed_without_a_flush(chain: Chain) -> None:
+    greet(chain)
+    a, b, _, d = chain.hosts
+    before, learned = b.datapath.counters(), b.datapath.learned()
+    b.restart()
+    assert b.datapath.takeover is Takeover.TAKEN
+    a.send(frame(1, mac(4), "while it starts"))
+    assert d.heard(1) == [frame(1, mac(4), "while it starts")]
+    assert b.datapath.tables() == wanted(chain, 2)
+    assert b.datapath.learned() == learned
+    assert b.datapath.counters().peers[ShortID(3)].tx_frames == before.peers[ShortID(3)].tx_frames
+    told = wanted(chain, 2)
+    del told.routes[ShortID(4)]
+    assert correct(b.datapath, told) == 1
+    b.datapath.configure(Config(ShortID(2), 1500))
+    b.datapath.start()
+    a.send(frame(1, mac(4), "no longer"))
+    a.send(frame(1, mac(2), "still"))
+    assert b.heard(1) == [frame(1, mac(2), "still")]
+    assert drops(b) == {Drop.NO_ROUTE: 1}
+    a.datapath.send_control(ShortID(2), b"to the new one")
+    assert b.upcalls(1)[0].frame.rstrip(b"\0") == b"to the new one"
+    assert b.datapath.check() == []

@@ -1,0 +1,220 @@
+"""Hosts with the kernel's fast path and one pod each, in namespaces, in a row.
+
+No daemon and no worker: tables are told by hand, frames are sent and heard as octets. See
+``tests/datapath_rules.py`` for the picture.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+
+from bench.nodes import inside, ip, run_in
+from mesh.drivers.fastdp.datapath import FastDatapath
+from mesh.drivers.tap import open_tap
+from mesh.link.datapath import Datapath, Upcall
+from mesh.wire.sleeve import VNET_SIZE
+from tests import datapath_rules as rules
+from tests.netns.traffic import eventually
+
+PACKET_OUTGOING, ETH_P_ALL = 4, 3
+OURS = (b"\x88\xb6", b"\x08\x06", b"\x86\xdd")
+"""EtherTypes of what the rules send."""
+
+VXLAN = struct.Struct("!II")
+HAS_VNI = 0x08000000
+PORT = 6784
+DEADLINE = 5.0
+
+
+class KernelHost:
+    def __init__(self, tag: str, number: int) -> None:
+        self.number = number
+        self.namespace, self.pod = f"{tag}h{number}", f"{tag}p{number}"
+        self.addresses: dict[int, str] = {}
+        """Our own on the cable to each neighbour."""
+        for name in (self.namespace, self.pod):
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        run_in(self.pod, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+        ip("-n", self.namespace, "link", "add", "weave", "type", "bridge", "mcast_snooping", "0")
+        ip("-n", self.namespace, "link", "set", "weave", "addrgenmode", "none")
+        ip("-n", self.namespace, "link", "set", "weave", "up")
+        pair = ("link", "add", "pod", "type", "veth", "peer", "name", "eth0", "netns", self.pod)
+        ip("-n", self.namespace, *pair)
+        ip("-n", self.namespace, "link", "set", "pod", "addrgenmode", "none")
+        ip("-n", self.namespace, "link", "set", "pod", "master", "weave", "up")
+        ip("-n", self.pod, "link", "set", "eth0", "address", rules.mac(number).hex(":"), "up")
+        self.ear = inside(self.pod, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+        self.ear.bind(("eth0", ETH_P_ALL))
+        self.ear.setblocking(False)
+        self._datapath: FastDatapath | None = None
+        self._sleeve: int | None = None
+        self._forgers: dict[tuple[str, int], socket.socket] = {}
+
+    # --- its datapath
+
+    @property
+    def datapath(self) -> Datapath:
+        return self.kernel
+
+    @property
+    def kernel(self) -> FastDatapath:
+        assert self._datapath is not None
+        return self._datapath
+
+    def open(self) -> None:
+        self._datapath = inside(self.namespace, FastDatapath)
+
+    def open_sleeve(self) -> None:
+        self._sleeve = inside(self.namespace, lambda: open_tap("sleeve0"))
+        ip("-n", self.namespace, "link", "set", "sleeve0", "addrgenmode", "none")
+        ip("-n", self.namespace, "link", "set", "sleeve0", "up")
+        self.kernel.set_sleeve("sleeve0")
+
+    def restart(self) -> None:
+        """To the kernel a daemon's death is that its files are closed."""
+        self.kernel.close()
+        self.open()
+        if self._sleeve is not None:
+            self.kernel.set_sleeve("sleeve0")
+
+    def remove(self) -> None:
+        if self._datapath is not None:
+            inside(self.namespace, self._datapath.remove)
+            self._datapath = None
+        if self._sleeve is not None:
+            os.close(self._sleeve)
+            self._sleeve = None
+        for sock in self._forgers.values():
+            sock.close()
+        self._forgers.clear()
+        ip("-n", self.namespace, "link", "set", "weave", "type", "bridge", "fdb_flush")
+        while select.select([self.ear], [], [], 0)[0]:
+            self.ear.recv(1 << 16)
+
+    # --- frames
+
+    def send(self, frame: bytes) -> None:
+        self.ear.send(frame)
+
+    def heard(self, count: int) -> list[bytes]:
+        def read() -> bytes | None:
+            data, (_, _, kind, *_) = self.ear.recvfrom(1 << 16)
+            return None if kind == PACKET_OUTGOING else data
+
+        return _collect(self.ear.fileno(), read, count, f"pod of host {self.number}")
+
+    def sleeve_send(self, frame: bytes) -> None:
+        assert self._sleeve is not None
+        os.write(self._sleeve, bytes(VNET_SIZE) + frame)
+
+    def sleeve_heard(self, count: int) -> list[bytes]:
+        fd = self._sleeve
+        assert fd is not None
+        where = f"sleeve of host {self.number}"
+        return _collect(fd, lambda: os.read(fd, 1 << 17)[VNET_SIZE:], count, where)
+
+    def upcalls(self, count: int) -> list[Upcall]:
+        found: list[Upcall] = []
+
+        def enough() -> bool:
+            found.extend(self.kernel.receive())
+            return len(found) >= count
+
+        eventually(enough)
+        return found
+
+    def forge(
+        self,
+        to: rules.Host,
+        source: int,
+        target: int,
+        frame: bytes,
+        hops: int = 64,
+        own: bool = True,
+    ) -> None:
+        assert isinstance(to, KernelHost)
+        sender = self.addresses[to.number]
+        if not own:
+            sender = sender[: sender.rindex("." if "." in sender else ":") + 1] + "66"
+        family = socket.AF_INET6 if ":" in sender else socket.AF_INET
+        key = (sender, hops)
+        if key not in self._forgers:
+            sock = inside(self.namespace, lambda: socket.socket(family, socket.SOCK_DGRAM))
+            sock.bind((sender, 0))
+            if family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
+            else:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
+            self._forgers[key] = sock
+        header = VXLAN.pack(HAS_VNI, (source | target << 12) << 8)
+        self._forgers[key].sendto(header + frame, (to.addresses[self.number], PORT))
+
+
+def _collect(fd: int, read: Callable[[], bytes | None], count: int, where: str) -> list[bytes]:
+    """As many frames as asked for, within the deadline, and all others that are there then."""
+    found: list[bytes] = []
+    until = time.monotonic() + DEADLINE
+    while True:
+        left = max(0.0, until - time.monotonic()) if len(found) < count else 0
+        if not select.select([fd], [], [], left)[0]:
+            assert len(found) >= count, f"{where} heard {len(found)} of {count}: {found}"
+            return found
+        data = read()
+        if data is not None and data[12:14] in OURS:
+            found.append(data)
+
+
+class KernelChain:
+    def __init__(
+        self, tag: str, count: int = rules.COUNT, version: int = 4, mtu: int = 1500
+    ) -> None:
+        self.kernel_hosts: list[KernelHost] = []
+        try:
+            for n in range(1, count + 1):
+                self.kernel_hosts.append(KernelHost(tag, n))
+            for a, b in zip(self.kernel_hosts, self.kernel_hosts[1:], strict=False):
+                self._connect(a, b, version, mtu)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def hosts(self) -> Sequence[rules.Host]:
+        return self.kernel_hosts
+
+    def _connect(self, a: KernelHost, b: KernelHost, version: int, mtu: int) -> None:
+        one, two = f"u{b.number}", f"u{a.number}"
+        pair = ("link", "add", one, "type", "veth", "peer", "name", two, "netns", b.namespace)
+        ip("-n", a.namespace, *pair)
+        for host, other, device in ((a, b, one), (b, a, two)):
+            net = f"10.99.{a.number}." if version == 4 else f"fd99:{a.number}::"
+            for last in (host.number, "66" if host is a else "67"):
+                where = f"{net}{last}/{24 if version == 4 else 64}"
+                nodad = () if version == 4 else ("nodad",)
+                ip("-n", host.namespace, "addr", "add", where, "dev", device, *nodad)
+            ip("-n", host.namespace, "link", "set", device, "mtu", str(mtu), "up")
+            host.addresses[other.number] = f"{net}{host.number}"
+
+    def address(self, seen_by: int, number: int) -> str:
+        return self.kernel_hosts[number - 1].addresses[seen_by]
+
+    def open(self) -> None:
+        for host in self.kernel_hosts:
+            host.open()
+            host.open_sleeve()
+
+    def remove(self) -> None:
+        for host in self.kernel_hosts:
+            host.remove()
+
+    def close(self) -> None:
+        for host in self.kernel_hosts:
+            host.ear.close()
+            for name in (host.namespace, host.pod):
+                ip("netns", "del", name, check=False)
