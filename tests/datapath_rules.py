@@ -17,6 +17,7 @@ from typing import Protocol
 
 import pytest
 
+from bench.kernelnodes import chain_tables, mac
 from mesh.link.datapath import (
     MAX_CHILDREN,
     SLEEVE,
@@ -76,33 +77,13 @@ class Chain(Protocol):
         """A neighbour's outer address."""
 
 
-def mac(number: int) -> bytes:
-    return bytes((2, 0, 0, 0, 0, number))
-
-
 def frame(source: int, target: bytes, text: str = "hello", sender: bytes | None = None) -> bytes:
     body = text.encode() + b" from %d" % source
     return target + (sender or mac(source)) + TYPE + body.ljust(60, b".")
 
 
 def wanted(chain: Chain, number: int) -> Tables:
-    """The chain's tables at one host: away from every origin, towards every destination."""
-    us, tables = number, Tables()
-    for other in range(1, COUNT + 1):
-        step = 1 if other > us else -1
-        onward = us - step
-        if other == us:
-            sides = tuple(ShortID(n) for n in (us - 1, us + 1) if 1 <= n <= COUNT)
-            tables.trees[ShortID(us)] = Tree(None, sides)
-            continue
-        if abs(other - us) == 1:
-            tables.neighbours[ShortID(other)] = chain.address(us, other)
-            tables.own[ShortID(other)] = chain.address(other, us)
-        tables.routes[ShortID(other)] = ShortID(us + step)
-        tables.sources.add((chain.address(us, us + step), ShortID(other)))
-        children = (ShortID(onward),) if 1 <= onward <= COUNT else ()
-        tables.trees[ShortID(other)] = Tree(ShortID(us + step), children)
-    return tables
+    return chain_tables(number, COUNT, chain.address)
 
 
 def wire(chain: Chain) -> None:

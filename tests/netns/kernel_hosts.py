@@ -13,8 +13,8 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 
+from bench.kernelnodes import KernelNode, KernelRow
 from bench.nodes import inside, ip, run_in
-from mesh.drivers.fastdp.datapath import FastDatapath
 from mesh.drivers.tap import open_tap
 from mesh.link.datapath import Datapath, Upcall
 from mesh.wire.sleeve import VNET_SIZE
@@ -31,44 +31,19 @@ PORT = 6784
 DEADLINE = 5.0
 
 
-class KernelHost:
+class KernelHost(KernelNode):
     def __init__(self, tag: str, number: int) -> None:
-        self.number = number
-        self.namespace, self.pod = f"{tag}h{number}", f"{tag}p{number}"
-        self.addresses: dict[int, str] = {}
-        """Our own on the cable to each neighbour."""
-        for name in (self.namespace, self.pod):
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
+        super().__init__(tag, number)
         run_in(self.pod, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
-        ip("-n", self.namespace, "link", "add", "weave", "type", "bridge", "mcast_snooping", "0")
-        ip("-n", self.namespace, "link", "set", "weave", "addrgenmode", "none")
-        ip("-n", self.namespace, "link", "set", "weave", "up")
-        pair = ("link", "add", "pod", "type", "veth", "peer", "name", "eth0", "netns", self.pod)
-        ip("-n", self.namespace, *pair)
-        ip("-n", self.namespace, "link", "set", "pod", "addrgenmode", "none")
-        ip("-n", self.namespace, "link", "set", "pod", "master", "weave", "up")
-        ip("-n", self.pod, "link", "set", "eth0", "address", rules.mac(number).hex(":"), "up")
         self.ear = inside(self.pod, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
         self.ear.bind(("eth0", ETH_P_ALL))
         self.ear.setblocking(False)
-        self._datapath: FastDatapath | None = None
         self._sleeve: int | None = None
         self._forgers: dict[tuple[str, int], socket.socket] = {}
-
-    # --- its datapath
 
     @property
     def datapath(self) -> Datapath:
         return self.kernel
-
-    @property
-    def kernel(self) -> FastDatapath:
-        assert self._datapath is not None
-        return self._datapath
-
-    def open(self) -> None:
-        self._datapath = inside(self.namespace, FastDatapath)
 
     def open_sleeve(self) -> None:
         self._sleeve = inside(self.namespace, lambda: open_tap("sleeve0"))
@@ -77,16 +52,13 @@ class KernelHost:
         self.kernel.set_sleeve("sleeve0")
 
     def restart(self) -> None:
-        """To the kernel a daemon's death is that its files are closed."""
-        self.kernel.close()
+        self.let_go()
         self.open()
         if self._sleeve is not None:
             self.kernel.set_sleeve("sleeve0")
 
     def remove(self) -> None:
-        if self._datapath is not None:
-            inside(self.namespace, self._datapath.remove)
-            self._datapath = None
+        super().remove()
         if self._sleeve is not None:
             os.close(self._sleeve)
             self._sleeve = None
@@ -139,7 +111,7 @@ class KernelHost:
         own: bool = True,
     ) -> None:
         assert isinstance(to, KernelHost)
-        sender = self.addresses[to.number]
+        sender = self.outer[to.number]
         if not own:
             sender = sender[: sender.rindex("." if "." in sender else ":") + 1] + "66"
         family = socket.AF_INET6 if ":" in sender else socket.AF_INET
@@ -153,7 +125,7 @@ class KernelHost:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
             self._forgers[key] = sock
         header = VXLAN.pack(HAS_VNI, (source | target << 12) << 8)
-        self._forgers[key].sendto(header + frame, (to.addresses[self.number], PORT))
+        self._forgers[key].sendto(header + frame, (to.outer[self.number], PORT))
 
 
 def _collect(fd: int, read: Callable[[], bytes | None], count: int, where: str) -> list[bytes]:
@@ -170,51 +142,33 @@ def _collect(fd: int, read: Callable[[], bytes | None], count: int, where: str) 
             found.append(data)
 
 
-class KernelChain:
-    def __init__(
-        self, tag: str, count: int = rules.COUNT, version: int = 4, mtu: int = 1500
-    ) -> None:
-        self.kernel_hosts: list[KernelHost] = []
+class KernelChain(KernelRow):
+    def __init__(self, tag: str, version: int = 4) -> None:
+        self._hosts: list[rules.Host] = []
+        made: list[KernelHost] = []
         try:
-            for n in range(1, count + 1):
-                self.kernel_hosts.append(KernelHost(tag, n))
-            for a, b in zip(self.kernel_hosts, self.kernel_hosts[1:], strict=False):
-                self._connect(a, b, version, mtu)
+            made.extend(KernelHost(tag, n) for n in range(1, rules.COUNT + 1))
+            super().__init__(made, version)
         except BaseException:
-            self.close()
+            for host in made:
+                host.delete()
             raise
+        self._made, self._hosts = made, list(made)
 
     @property
     def hosts(self) -> Sequence[rules.Host]:
-        return self.kernel_hosts
-
-    def _connect(self, a: KernelHost, b: KernelHost, version: int, mtu: int) -> None:
-        one, two = f"u{b.number}", f"u{a.number}"
-        pair = ("link", "add", one, "type", "veth", "peer", "name", two, "netns", b.namespace)
-        ip("-n", a.namespace, *pair)
-        for host, other, device in ((a, b, one), (b, a, two)):
-            net = f"10.99.{a.number}." if version == 4 else f"fd99:{a.number}::"
-            for last in (host.number, "66" if host is a else "67"):
-                where = f"{net}{last}/{24 if version == 4 else 64}"
-                nodad = () if version == 4 else ("nodad",)
-                ip("-n", host.namespace, "addr", "add", where, "dev", device, *nodad)
-            ip("-n", host.namespace, "link", "set", device, "mtu", str(mtu), "up")
-            host.addresses[other.number] = f"{net}{host.number}"
-
-    def address(self, seen_by: int, number: int) -> str:
-        return self.kernel_hosts[number - 1].addresses[seen_by]
+        return self._hosts
 
     def open(self) -> None:
-        for host in self.kernel_hosts:
+        for host in self._made:
             host.open()
             host.open_sleeve()
 
     def remove(self) -> None:
-        for host in self.kernel_hosts:
+        for host in self._made:
             host.remove()
 
     def close(self) -> None:
-        for host in self.kernel_hosts:
+        for host in self._made:
             host.ear.close()
-            for name in (host.namespace, host.pod):
-                ip("netns", "del", name, check=False)
+            host.delete()

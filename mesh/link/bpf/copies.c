@@ -37,10 +37,15 @@ SEC("tc") int copies(struct __sk_buff *skb)
 	first &= CHILDREN - 1;
 	__u64 df = may_not_be_cut(skb);
 	int is_ours = origin == c->us;
+	/* A pointer that goes on by two: to index by i is what the verifier forbids who may not leak
+	 * pointers (no CAP_PERFMON), and what the compiler makes of it when it can see both. */
+	__u16 *next = t->children + first;
+	__u32 count = t->count - first;
 	for (__u32 i = 0; i < ROUND; i++) {
-		if (first + i >= t->count)
+		if (i >= count)
 			break;
-		__u32 child = t->children[first + i];
+		__u32 child = *next++;
+		asm volatile("" : "+r"(next));
 		struct neighbour *n = bpf_map_lookup_elem(&neighbours, &child);
 		if (!n || address_to(skb, n, origin, child, hops, df)) {
 			total(DROP_NO_ROUTE);

@@ -50,6 +50,9 @@ INLINE void count_tx(struct __sk_buff *skb, __u32 peer, int is_ours)
 	if (!t)
 		return;
 	if (is_ours) {
+		/* Or the compiler joins both ways by an offset that the verifier forbids who may not
+		 * leak pointers (no CAP_PERFMON). */
+		asm volatile("" : "+r"(t));
 		t->tx_frames += packets(skb);
 		t->tx_octets += skb->len;
 	} else {
