@@ -8,7 +8,7 @@ N ?= 20
 SEEDS ?= 1-20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check netns e2e sim planted bench bench-datapath bench-peers bench-publish bench-control bench-cni lab-clean clean packages
+.PHONY: help demo test check netns e2e sim planted bench bench-datapath bench-peers bench-publish bench-control bench-cni bench-fastdp soak-fastdp lab-clean clean packages
 
 help:
 	@echo "make demo        five hosts on this machine, two of which reach each other only through a third"
@@ -18,6 +18,7 @@ help:
 	@echo "make sim         whole meshes under virtual time: SEEDS=1-200, or a list"
 	@echo "make planted     planted bugs, each of which a test must catch"
 	@echo "make bench       bench-datapath and bench-control N=20; beside others: bench-peers, bench-publish, bench-cni"
+	@echo "make bench-fastdp  the kernel's fast path beside a VXLAN set up by hand; make soak-fastdp: kill and replace it"
 	@echo "make lab-clean   remove a lab that was left behind; make clean: the build's files"
 
 # --- what the machine needs
@@ -76,6 +77,12 @@ bench: bench-datapath bench-control
 
 bench-datapath: $(VENV)/.stamp
 	$(BIN)/python -m bench.datapath
+
+bench-fastdp: $(VENV)/.stamp
+	$(BIN)/python -m bench.fastdp
+
+soak-fastdp: $(VENV)/.stamp
+	$(BIN)/python -m bench.soak_fastdp --rounds 100
 
 bench-peers: $(VENV)/.stamp
 	@$(MAKE) --no-print-directory packages PACKAGES="$(PEERS)"

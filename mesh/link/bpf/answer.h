@@ -106,13 +106,13 @@ INLINE int answer_nd(struct __sk_buff *skb, struct config *c)
 }
 
 /* A verdict, or -1: not answered here, it goes on. */
-INLINE int answer(struct __sk_buff *skb, struct config *c, struct macs *m)
+INLINE int answer(struct __sk_buff *skb, struct config *c, struct head *h)
 {
 	if (skb->vlan_present)
 		return -1;
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		return answer_arp(skb, c);
-	if (skb->protocol == bpf_htons(ETH_P_IPV6) && m->target.octets[0] == 0x33)
+	if (skb->protocol == bpf_htons(ETH_P_IPV6) && h->target.octets[0] == 0x33)
 		return answer_nd(skb, c);
 	return -1;
 }

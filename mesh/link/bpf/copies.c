@@ -35,7 +35,10 @@ SEC("tc") int copies(struct __sk_buff *skb)
 	if (!c || !t)
 		return drop(c ? DROP_NO_ROUTE : DROP_NOT_CONFIGURED);
 	first &= CHILDREN - 1;
-	__u64 df = may_not_be_cut(skb);
+	struct head h;
+	if (read_head(skb, &h))
+		return drop(DROP_MALFORMED);
+	__u64 df = may_not_be_cut(&h);
 	int is_ours = origin == c->us;
 	/* A pointer that goes on by two: to index by i is what the verifier forbids who may not leak
 	 * pointers (no CAP_PERFMON), and what the compiler makes of it when it can see both. */

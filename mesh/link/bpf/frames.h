@@ -16,7 +16,12 @@
 #define EPROTO 71
 #define SECOND 1000000000ULL
 
-struct macs { struct mac target, source; };
+/* The beginning of a frame, read at one go. */
+struct head {
+	struct mac target, source;
+	__u8 type[2];
+	__u8 inner[8];         /* of what the type says */
+};
 
 INLINE void total(__u32 index)
 {
@@ -70,14 +75,16 @@ INLINE void count_rx(struct __sk_buff *skb, __u32 peer)
 	}
 }
 
-INLINE int read_macs(struct __sk_buff *skb, struct macs *m)
+/* 0, or -1: it is shorter than an Ethernet header. */
+INLINE int read_head(struct __sk_buff *skb, struct head *h)
 {
-	__u8 octets[12];
-	if (bpf_skb_load_bytes(skb, 0, octets, sizeof(octets)))
+	__u8 octets[22] = {};
+	if (bpf_skb_load_bytes(skb, 0, octets, 22) && bpf_skb_load_bytes(skb, 0, octets, 14))
 		return -1;
-	__builtin_memset(m, 0, sizeof(*m));
-	__builtin_memcpy(m->target.octets, octets, 6);
-	__builtin_memcpy(m->source.octets, octets + 6, 6);
+	__builtin_memset(h, 0, sizeof(*h));
+	__builtin_memcpy(h->target.octets, octets, 6);
+	__builtin_memcpy(h->source.octets, octets + 6, 6);
+	__builtin_memcpy(h->type, octets + 12, 10);
 	return 0;
 }
 
@@ -126,14 +133,11 @@ INLINE int place_of(struct mac *target)
 
 /* Whether the outer packet may be cut: as the inner one may. Then a pod whose packets carry DF
  * learns the path's MTU by the kernel's own ICMP, and one whose packets do not loses none. */
-INLINE __u64 may_not_be_cut(struct __sk_buff *skb)
+INLINE __u64 may_not_be_cut(struct head *h)
 {
-	__u8 head[10];         /* EtherType, then the first 8 octets of what it says */
-	if (bpf_skb_load_bytes(skb, 12, head, sizeof(head)))
-		return 0;
-	if (head[0] == 0x08 && head[1] == 0x00)
-		return head[8] & 0x40 ? BPF_F_DONT_FRAGMENT : 0;
-	return head[0] == 0x86 && head[1] == 0xdd ? BPF_F_DONT_FRAGMENT : 0;
+	if (h->type[0] == 0x08 && h->type[1] == 0x00)
+		return h->inner[6] & 0x40 ? BPF_F_DONT_FRAGMENT : 0;
+	return h->type[0] == 0x86 && h->type[1] == 0xdd ? BPF_F_DONT_FRAGMENT : 0;
 }
 
 /* Say where the frame goes when it leaves by the VXLAN device. -1: it cannot. */

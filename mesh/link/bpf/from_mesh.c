@@ -105,6 +105,9 @@ SEC("tc") int from_mesh(struct __sk_buff *skb)
 		return drop(DROP_BAD_SOURCE);
 	if (o.source == us)
 		return drop(DROP_LOOPED);
+	struct head h;
+	if (read_head(skb, &h))
+		return drop(DROP_MALFORMED);
 	if (target != us) {
 		if (!r || r->by == BY_NOBODY)
 			return drop(DROP_NO_ROUTE);
@@ -112,21 +115,18 @@ SEC("tc") int from_mesh(struct __sk_buff *skb)
 			return upcall(skb, c, TRANSIT, o.source, target);
 		if (o.hops <= 1)
 			return drop(DROP_HOP_LIMIT);
-		if (!n || address_to(skb, n, o.source, target, o.hops - 1, may_not_be_cut(skb)))
+		if (!n || address_to(skb, n, o.source, target, o.hops - 1, may_not_be_cut(&h)))
 			return drop(DROP_NO_ROUTE);
 		count_tx(skb, target, 0);
 		return bpf_redirect(c->vxlan, 0);
 	}
-	struct macs m;
-	if (read_macs(skb, &m))
-		return drop(DROP_MALFORMED);
-	if (is_zero(&m.source) && is_zero(&m.target))
+	if (is_zero(&h.source) && is_zero(&h.target))
 		return upcall(skb, c, CONTROL, o.source, us);
 	/* For one of our pods, as nearly all are, or along the tree of its source: group addresses, and
 	 * unicast that was sent along it because nobody knew the address. */
-	int group = is_group(&m.target);
+	int group = is_group(&h.target);
 	struct tree *t = NULL;
-	if (group || place_of(&m.target) != (int)us)
+	if (group || place_of(&h.target) != (int)us)
 		t = bpf_map_lookup_elem(&trees, &o.source);
 	if (t && t->parent) {
 		__u32 parent = t->parent;
@@ -137,7 +137,7 @@ SEC("tc") int from_mesh(struct __sk_buff *skb)
 			t = NULL;
 		}
 	}
-	int bad = believe(&m.source, o.source, us);
+	int bad = believe(&h.source, o.source, us);
 	if (bad >= 0)
 		return drop(bad);
 	count_rx(skb, o.source);

@@ -8,10 +8,10 @@ SEC("tc") int from_sleeve(struct __sk_buff *skb)
 	struct config *c = configured();
 	if (!c)
 		return drop(DROP_NOT_CONFIGURED);
-	struct macs m;
-	if (read_macs(skb, &m))
+	struct head h;
+	if (read_head(skb, &h))
 		return drop(DROP_MALFORMED);
-	int bad = believe(&m.source, SLEEVE, c->us);
+	int bad = believe(&h.source, SLEEVE, c->us);
 	if (bad >= 0)
 		return drop(bad);
 	return to_bridge(skb, c);

@@ -29,10 +29,10 @@ SEC("tc") int from_user(struct __sk_buff *skb)
 		return control(skb, c, target);
 	if (what == SEND_ALONG_TREE)
 		return copy_then(skb, source, HOPS, THEN_NOTHING);
-	struct macs m;
-	if (what != DELIVER || read_macs(skb, &m))
+	struct head h;
+	if (what != DELIVER || read_head(skb, &h))
 		return drop(DROP_MALFORMED);
-	int bad = believe(&m.source, source, c->us);
+	int bad = believe(&h.source, source, c->us);
 	if (bad >= 0)
 		return drop(bad);
 	return to_bridge(skb, c);

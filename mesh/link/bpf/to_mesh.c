@@ -13,20 +13,20 @@ SEC("tc") int to_mesh(struct __sk_buff *skb)
 	struct config *c = configured();
 	if (!c)
 		return drop(DROP_NOT_CONFIGURED);
-	struct macs m;
-	if (read_macs(skb, &m))
+	struct head h;
+	if (read_head(skb, &h))
 		return drop(DROP_MALFORMED);
 	__u32 us = c->us;
-	int bad = believe(&m.source, us, us);
+	int bad = believe(&h.source, us, us);
 	if (bad >= 0)
 		return drop(bad);
-	if (is_group(&m.target)) {
-		int verdict = answer(skb, c, &m);
+	if (is_group(&h.target)) {
+		int verdict = answer(skb, c, &h);
 		if (verdict >= 0)
 			return verdict;
 		return copy_then(skb, us, HOPS, THEN_SLEEVE);
 	}
-	int place = place_of(&m.target);
+	int place = place_of(&h.target);
 	if (place < 0)
 		return c->flags & UPCALL_UNKNOWN ? upcall(skb, c, UNKNOWN, us, 0)
 						 : copy_then(skb, us, HOPS, THEN_SLEEVE);
@@ -42,7 +42,7 @@ SEC("tc") int to_mesh(struct __sk_buff *skb)
 		return to_sleeve(c);
 	__u32 via = r->via;
 	struct neighbour *n = bpf_map_lookup_elem(&neighbours, &via);
-	if (!n || address_to(skb, n, us, target, HOPS, may_not_be_cut(skb)))
+	if (!n || address_to(skb, n, us, target, HOPS, may_not_be_cut(&h)))
 		return drop(DROP_NO_ROUTE);
 	count_tx(skb, target, 1);
 	return TC_ACT_OK;
