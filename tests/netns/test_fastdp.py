@@ -20,7 +20,8 @@ from bench.nodes import inside, ip, run_in
 from mesh.drivers.fastdp import bpf, devices, layout
 from mesh.drivers.fastdp.datapath import FastDatapath
 from mesh.drivers.fastdp.devices import Names
-from mesh.drivers.fastdp.rtnl import Rtnl
+from mesh.drivers.fastdp.rtnl import EGRESS, INGRESS, Rtnl
+from mesh.drivers.tap import open_tap
 from mesh.link.datapath import Absence, Answer, Config, DatapathError, Takeover, correct
 from mesh.names import ShortID
 from tests.netns.traffic import eventually
@@ -122,6 +123,28 @@ def test_pods_learn_the_mtu_from_the_kernel(version: int) -> None:
         # Who lets its packets be cut loses none, but over IPv6: there the kernel cuts nothing.
         if version == 4:
             assert ping(a, c.address, "-c", "3", "-M", "dont", "-s", "1472")[0] == 3
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_control_frame_is_never_cut(version: int) -> None:
+    """fastdp.md 6: what the path does not carry whole does not come, so its size is found out."""
+    cost = 50 if version == 4 else 70
+    world = row(TAG, 2, version=version)
+    try:
+        a, b = (node.kernel for node in world.nodes)
+        fits = 1500 - cost
+        for size in (fits + 1, fits, 4000, 60):
+            a.send_control(ShortID(2), size.to_bytes(2, "big") * (size // 2) + bytes(size % 2))
+        heard: list[int] = []
+
+        def both_came() -> bool:
+            heard.extend(len(upcall.frame) for upcall in b.receive())
+            return 60 in heard
+
+        eventually(both_came)
+        assert heard == [fits, 60]
     finally:
         world.close()
 
@@ -260,11 +283,15 @@ def test_what_was_learned_is_forgotten_with_age(pair: KernelRow) -> None:
     a, b = pair.nodes
     assert ping(a, b.address, "-c", "1")[0] == 1
     stranger = bytes.fromhex("020000000099")
+    a.kernel.check()
     now = int(time.monotonic())
     table = a.kernel._tables["learned"]
     for mac, age in ((stranger, 610), (bytes.fromhex("020000000098"), 500)):
         entry = layout.Learned(peer=2, seen=max(0, now - age))
         table.set(layout.mac_key(mac), bytes(entry))
+    a.kernel.check()
+    assert stranger in a.kernel.learned(), "it was looked through a moment ago"
+    a.kernel._aged_at -= 61
     a.kernel.check()
     learned = a.kernel.learned()
     assert stranger not in learned or now < 610
@@ -320,6 +347,37 @@ def test_tables_of_another_layout_are_replaced_with_their_programs(pair: KernelR
     a.let_go()
     a.open()
     assert a.kernel.takeover is Takeover.TAKEN
+
+
+def test_a_longer_chain_of_another_release_is_taken_off(pair: KernelRow) -> None:
+    """Else it would keep its tables alive, to be found by the next daemon."""
+    a = pair.nodes[0]
+    rtnl = inside(a.namespace, Rtnl)
+    device = rtnl.device("weave-fastdp")
+    assert device is not None
+    before = {(f.hook, f.priority) for f in rtnl.programs(device.index)}
+    copies = a.kernel._loaded().fds["copies"]
+    for hook in (INGRESS, EGRESS):
+        rtnl.set_program(device.index, hook, 20, copies, "copies")
+    assert len(rtnl.programs(device.index)) == len(before) + 2
+    a.kernel.start()
+    assert {(f.hook, f.priority) for f in rtnl.programs(device.index)} == before
+    rtnl.close()
+
+
+def test_the_sleeve_s_device_may_lose_its_program(pair: KernelRow) -> None:
+    a = pair.nodes[0]
+    fd = inside(a.namespace, lambda: open_tap("sleeve0"))
+    ip("-n", a.namespace, "link", "set", "sleeve0", "up")
+    a.kernel.set_sleeve("sleeve0")
+    assert a.kernel.check() == []
+    run_in(a.namespace, "tc", "qdisc", "del", "dev", "sleeve0", "clsact")
+    assert a.kernel.check() == ["programs put on sleeve0 again"]
+    os.close(fd)
+    assert a.kernel.check() == []  # gone with its worker; the next one says so
+    with pytest.raises(DatapathError) as refusal:
+        a.kernel.set_sleeve("sleeve0")
+    assert refusal.value.absence is Absence.GONE
 
 
 def _programs_of(node: KernelNode, name: str) -> set[int]:

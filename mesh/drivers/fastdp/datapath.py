@@ -45,6 +45,7 @@ class FastDatapath:
         self._names = names or Names()
         self._told: Config | None = None
         self._is_started = False
+        self._aged_at = 0
         self._sleeve: str | None = None
         self._tables: dict[str, bpf.Map] = {}
         self._programs: Programs | None = None
@@ -148,10 +149,21 @@ class FastDatapath:
             if not devices.are_hooked(self._rtnl, self._vxlan.index, programs):
                 devices.hook_vxlan(self._rtnl, self._vxlan.index, programs)
                 done.append(f"programs put on {self._names.device} again")
+            if self._sleeve is not None and not self._is_sleeve_hooked(programs):
+                self.set_sleeve(self._sleeve)
+                done.append(f"programs put on {self._sleeve} again")
             self._write_config()
             done += self._vxlan.join(self._told.mtu if self._told else None)
             self._forget_the_old()
         return done
+
+    def _is_sleeve_hooked(self, programs: Programs) -> bool:
+        """True too where the device is gone: whoever makes it anew says so."""
+        there = self._rtnl.device(self._sleeve or "")
+        if there is None:
+            return True
+        ours = programs.id_of("from_sleeve")
+        return any(f.program == ours for f in self._rtnl.programs(there.index))
 
     def configure(self, config: Config) -> None:
         self._told = config
@@ -279,6 +291,9 @@ class FastDatapath:
     def _forget_the_old(self) -> None:
         """Of the same age as with the sleeve's worker. The kernel's clock is ours."""
         now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
+        if now - self._aged_at < AGE / 10:
+            return  # a full table takes some 40 ms to read
+        self._aged_at = now
         table = self._table("learned")
         for key, value in list(table.entries()):
             if now - layout.Learned.from_buffer_copy(value).seen > AGE:
@@ -287,9 +302,10 @@ class FastDatapath:
     def counters(self) -> Counters:
         peers: dict[ShortID, PeerCounters] = {}
         size = ctypes.sizeof(layout.Traffic)
+        nothing = bytes(size * bpf.processors())
         with self._errors("cannot read counters"):
             for key, value in self._table("traffic").entries():
-                if any(value):
+                if value != nothing:
                     sums = [0] * 6
                     for at in range(0, len(value), size):
                         for n, count in enumerate(memoryview(value[at : at + size]).cast("Q")):

@@ -222,6 +222,10 @@ def hook_vxlan(rtnl: Rtnl, index: int, programs: Programs) -> None:
     copies = ("copies",) * CHAIN
     hook(rtnl, index, INGRESS, programs, "from_mesh", *copies)
     hook(rtnl, index, EGRESS, programs, "to_mesh", *copies)
+    for there in rtnl.programs(index):
+        # Of an earlier release with a longer chain: it would keep that one's tables alive.
+        if there.priority > CHAIN + FIRST:
+            rtnl.delete_program(index, there.hook, there.priority)
 
 
 def are_hooked(rtnl: Rtnl, index: int, programs: Programs) -> bool:

@@ -165,6 +165,15 @@ class Rtnl:
         body = head + _text(TCA_KIND, "bpf") + _attribute(TCA_OPTIONS | NESTED, options)
         self._ask(NEW_FILTER, CREATE, body)
 
+    def delete_program(self, index: int, hook: int, priority: int) -> None:
+        """It need not be there."""
+        head = TRAFFIC_MESSAGE.pack(0, index, 0, hook, priority << 16 | ALL_PROTOCOLS)
+        try:
+            self._ask(DEL_FILTER, 0, head)
+        except OSError as err:
+            if err.errno not in (errno.ENOENT, errno.EINVAL):
+                raise
+
     def programs(self, index: int) -> list[Filter]:
         found: list[Filter] = []
         for hook in (INGRESS, EGRESS):
