@@ -18,6 +18,7 @@ from typing import Protocol
 import pytest
 
 from bench.kernelnodes import chain_tables, mac
+from mesh.link.checksum import checksum
 from mesh.link.datapath import (
     MAX_CHILDREN,
     SLEEVE,
@@ -352,6 +353,45 @@ def test_arp_is_answered_here(chain: Chain) -> None:
     a.datapath.drop_answer(OF_HOST.format(4))
     a.send(arp(1, OF_HOST.format(4)))
     assert b.heard(1) == [arp(1, OF_HOST.format(4))]
+    assert a.datapath.counters().answered == 2
+
+
+def solicitation(sender: bytes, asked: bytes) -> bytes:
+    """Of pod 1; its checksum is nobody's business on the way."""
+    to = bytes.fromhex("ff0200000000000000000001ff") + asked[13:]
+    head = bytes.fromhex("86dd 60000000 0020 3aff") + sender + to
+    return (
+        b"\x33\x33\xff"
+        + asked[13:]
+        + mac(1)
+        + head
+        + b"\x87\0\x12\x34"
+        + bytes(4)
+        + asked
+        + (b"\1\1" + mac(1))
+    )
+
+
+def test_solicitations_are_answered_here(chain: Chain) -> None:
+    greet(chain)
+    a, b, _, _ = chain.hosts
+    mine, theirs, nobodys = (bytes.fromhex("fd32") + bytes(13) + bytes((n,)) for n in (1, 4, 9))
+    a.datapath.set_answer("fd32::4", Answer(mac(4), ShortID(4)))
+    a.datapath.set_answer("fd32::1", Answer(mac(1), ShortID(1)))
+    a.send(solicitation(mine, theirs))
+    [answer] = a.heard(1)
+    assert answer[:22] == mac(1) + mac(4) + bytes.fromhex("86dd 60000000 0020 3aff")
+    assert answer[22:54] == theirs + mine
+    assert answer[54:56] + answer[58:] == bytes.fromhex("8800 60000000") + theirs + b"\2\1" + mac(4)
+    pseudo = theirs + mine + bytes((0, 0, 0, 32, 0, 0, 0, 58))
+    assert checksum(pseudo + answer[54:]) == 0
+    a.send(solicitation(theirs, mine))  # its pod answers by itself
+    assert a.datapath.counters().answered == 2
+    # Nobody told us; and a probe for duplicates, which the holder has to hear.
+    passed = [solicitation(mine, nobodys), solicitation(bytes(16), theirs)]
+    for one in passed:
+        a.send(one)
+    assert b.heard(2) == passed
     assert a.datapath.counters().answered == 2
 
 

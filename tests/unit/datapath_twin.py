@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 
+from mesh.link.checksum import checksum
 from mesh.link.datapath import (
     CONTROL_TYPE,
     HOPS,
@@ -368,7 +370,28 @@ class DatapathTwin:
         return True
 
     def _answer(self, frame: bytes, us: ShortID) -> bytes:
-        """The answer to an ARP request; one octet: it is for a pod here, say nothing; none."""
+        """The answer to an ARP request or a solicitation; one octet: it is for a pod here, say
+        nothing; none: it goes on."""
+        return self._answer_nd(frame, us) or self._answer_arp(frame, us)
+
+    def _answer_nd(self, frame: bytes, us: ShortID) -> bytes:
+        is_solicitation = frame[12:14] == b"\x86\xdd" and frame[20:22] == b"\x3a\xff"
+        if not is_solicitation or len(frame) != 86 or frame[54:56] != b"\x87\0":
+            return b""
+        sender, asked = frame[22:38], frame[62:78]
+        answer = self.kernel.tables.answers.get(str(IPv6Address(asked)))
+        if answer is None or frame[78:80] != b"\1\1" or not any(sender):
+            return b""
+        self.kernel.answered += 1
+        if answer.place == us:
+            return b"\0"
+        body = b"\x60\0\0\0" + asked + b"\2\1" + answer.mac
+        pseudo = asked + sender + bytes((0, 0, 0, 32, 0, 0, 0, 58))
+        value = checksum(pseudo + b"\x88\0\0\0" + body)
+        message = b"\x88\0" + value.to_bytes(2, "big") + body
+        return frame[6:12] + answer.mac + frame[12:22] + asked + sender + message
+
+    def _answer_arp(self, frame: bytes, us: ShortID) -> bytes:
         is_request = frame[12:22] == bytes.fromhex("0806 0001 0800 06 04 0001")
         if not is_request or len(frame) < 42:
             return b""
