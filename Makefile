@@ -6,9 +6,10 @@ PACKAGES := python3-venv iproute2 iputils-ping nftables iperf3 tcpdump ethtool p
 PEERS := wireguard-go wireguard-tools fastd tinc nebula openvpn openssl
 N ?= 20
 SEEDS ?= 1-20
+STEPS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check netns e2e sim planted bench bench-datapath bench-peers bench-publish bench-control bench-cni bench-fastdp soak-fastdp lab-clean clean packages
+.PHONY: help demo test check netns e2e sim sim-ipam sim-long planted bench bench-datapath bench-peers bench-publish bench-control bench-cni bench-fastdp soak-fastdp lab-clean clean packages
 
 help:
 	@echo "make demo        five hosts on this machine, two of which reach each other only through a third"
@@ -16,6 +17,7 @@ help:
 	@echo "make check       what needs no root: lint, types, contracts, unit and property tests"
 	@echo "make netns e2e   tests with real devices, with real daemons and container runtimes"
 	@echo "make sim         whole meshes under virtual time: SEEDS=1-200, or a list"
+	@echo "make sim-ipam    allocators alone: SEEDS=1-500 STEPS=200; sim-long: 10,000 seeds of 2,000 operations"
 	@echo "make planted     planted bugs, each of which a test must catch"
 	@echo "make bench       bench-datapath and bench-control N=20; beside others: bench-peers, bench-publish, bench-cni"
 	@echo "make bench-fastdp  the kernel's fast path beside a VXLAN set up by hand; make soak-fastdp: kill and replace it"
@@ -48,7 +50,7 @@ demo: $(VENV)/.stamp
 	$(BIN)/weaver lab demo
 
 test: check
-	WEAVER_REQUIRE=$${WEAVER_REQUIRE:-} $(BIN)/pytest -q tests/sim tests/scenarios tests/drivers
+	WEAVER_REQUIRE=$${WEAVER_REQUIRE:-} $(BIN)/pytest -q tests/sim tests/ipam tests/scenarios tests/drivers
 	$(MAKE) --no-print-directory netns e2e
 
 # --- the tiers
@@ -69,6 +71,13 @@ e2e: $(VENV)/.stamp
 
 sim: $(VENV)/.stamp
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+# Allocators alone: many more stories of them. The long run is for a night.
+sim-ipam: $(VENV)/.stamp
+	$(BIN)/python -m tests.ipam --seeds $(SEEDS) --steps $(STEPS)
+
+sim-long: $(VENV)/.stamp
+	$(BIN)/python -m tests.ipam --seeds 1-10000 --steps 2000
 
 planted: $(VENV)/.stamp
 	$(BIN)/python -m tests.planted

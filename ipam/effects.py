@@ -29,6 +29,13 @@ class SetSlice:
 
 
 @dataclass(frozen=True, slots=True)
+class DropSlice:
+    """Others lie on the whole of it: it counts nowhere any more."""
+
+    start: Address
+
+
+@dataclass(frozen=True, slots=True)
 class SetAllocation:
     key: AllocationKey
     address: Address
@@ -44,7 +51,7 @@ class SetVote:
     octets: bytes
 
 
-Change = SetCluster | SetSlice | SetAllocation | DropAllocation | SetVote
+Change = SetCluster | SetSlice | DropSlice | SetAllocation | DropAllocation | SetVote
 
 
 @dataclass(frozen=True, slots=True)

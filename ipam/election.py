@@ -1,4 +1,4 @@
-"""Who divides the range, once: single-decree Paxos over gossip (docs/ipam.md 3).
+"""Who divides the range, once: single-decree Paxos over gossip (docs/ipam.md R10, R11).
 
 Who drives it: ``ipam.allocator``, at the first need of an address. Each elector publishes what it
 promised and what it accepted; everybody reads everybody's. A value is decided when a quorum of
@@ -107,8 +107,10 @@ class Election:
         self.votes: dict[PeerName, Vote] = {}
         self.meets_another_range = False
         """Somebody votes about a range that is not ours."""
+        self._spoken: Vote | None = None
+        """Our vote as the store has it: what digests show."""
         if stored is not None:
-            self.votes[self.us] = Vote.decode(stored)
+            self.votes[self.us] = self._spoken = Vote.decode(stored)
 
     @property
     def own(self) -> Vote | None:
@@ -189,11 +191,23 @@ class Election:
 
     # ---- the channel
 
+    def saved(self, octets: bytes) -> None:
+        """Our vote is durable in this version, and may be spoken."""
+        if self.own is not None and self.own.encode() == octets:
+            self._spoken = self.own
+
+    def _shown(self, name: PeerName) -> Vote | None:
+        return self._spoken if name == self.us else self.votes.get(name)
+
     def digest(self) -> Mapping[bytes, int]:
-        return {name.octets: vote.version for name, vote in self.votes.items()}
+        shown = {name.octets: vote.version for name, vote in self.votes.items()}
+        shown.pop(self.us.octets, None)
+        if self._spoken is not None:
+            shown[self.us.octets] = self._spoken.version
+        return shown
 
     def items(self, keys: Iterable[bytes]) -> list[Item]:
-        votes = [self.votes.get(PeerName(key)) for key in keys if len(key) == 8]
+        votes = [self._shown(PeerName(key)) for key in keys if len(key) == 8]
         return [Item(v.name.octets, v.version, v.encode()) for v in votes if v is not None]
 
     def merge(self, items: Sequence[Item], source: PeerName, now: Instant) -> Merged:
@@ -217,7 +231,7 @@ class Election:
                 self.meets_another_range = True
             elif vote.name == self.us:
                 # Ours and newer than we know: the store we started from is old, the vote stands.
-                self.votes[self.us] = vote
+                self.votes[self.us] = self._spoken = vote
             elif held is None and len(self.votes) >= MAX_ELECTORS:
                 rejected.append(Rejected(item.key, "too-many-electors"))
             else:

@@ -20,7 +20,8 @@ from ipam.address import Address
 from ipam.changes import announced
 from ipam.effects import AllocatorEffect, Left, SendTo
 from ipam.messages import Message, MessageKind
-from ipam.ring import Ring, decode_slice
+from ipam.ring import Ring
+from ipam.slices import decode_slice
 from mesh.clock import Instant
 from mesh.effects import Notify
 from mesh.names import PeerName
@@ -73,7 +74,8 @@ class Handover:
     def go_on(self, reachable: Collection[PeerName], now: Instant) -> list[AllocatorEffect]:
         """Say what has to be said now, or say it again."""
         self.until = Instant(now + RETRY)
-        peers = sorted(set(reachable) - self._refused - self.leavers)
+        able = set(reachable) - self._refused
+        peers = sorted(able - self.leavers) or sorted(able)  # who said it leaves may have stayed
         if self._unheard:
             return self._tell(peers)
         mine = self._ring.owned(self._us)
@@ -125,7 +127,9 @@ class Handover:
         mine = self._ring.owned(self._us)
         changed = [piece for p in mine for piece in self._ring.give(p.start, p.end, heir)]
         self._heir, self._tries = heir, 0
-        starts = tuple(piece.start for piece in changed)
+        # What we gave away before may be known to nobody but us and whom we gave it to.
+        issued = [p.start for p in self._ring.slices.values() if p.issuer == self._us]
+        starts = tuple(sorted({*(piece.start for piece in changed), *issued}))
         for n in range(0, len(starts), BATCH):
             self._number = (self._number + 1) & 0xFFFFFFFF
             self._unheard[self._number] = starts[n : n + BATCH]
@@ -139,7 +143,8 @@ class Handover:
             told.add(self._rng.choice(others))
         effects: list[AllocatorEffect] = []
         for number, starts in list(self._unheard.items())[:WINDOW]:
-            pieces = tuple(self._ring.encoded(self._ring.slices[start]) for start in starts)
+            now = {p.start: p for p in map(self._ring.at, starts) if p is not None}  # or later ones
+            pieces = tuple(map(self._ring.encoded, now.values()))
             message = Message(MessageKind.HANDOVER, number, pieces).encode()
             effects += [SendTo(peer, message) for peer in sorted(filter(None, told))]
         return effects

@@ -1,4 +1,4 @@
-"""Requests that wait for space, the donor that was asked, and how long anybody waits."""
+"""Requests that wait for space, the donor that was asked, and how long anybody waits. Pure."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ PROPOSE_INTERVAL = 5.0
 ASK_AGAIN = 1.0
 """Seconds until everybody is asked once more, when nobody had space."""
 
+DENIAL = 10.0
+"""Seconds that a peer which had no space is asked after those that may have some."""
+
 LOOK_AGAIN = 0.05
 """Seconds at the least until the next look at what should have been possible already."""
 
@@ -37,6 +40,26 @@ class Pending:
     key: AllocationKey
     until: Instant
     wanted: Address | None = None
+
+
+class Waiting(dict[int, Pending]):
+    """By request, in the order they came."""
+
+    @property
+    def needs_space(self) -> bool:
+        """Whether any of them is content with whatever address there is."""
+        return any(pending.wanted is None for pending in self.values())
+
+    def wanted(self) -> set[Address]:
+        return {pending.wanted for pending in self.values() if pending.wanted is not None}
+
+    def expired(self, now: Instant) -> list[Pending]:
+        """Those who waited long enough; they wait no more."""
+        return [self.pop(p.request) for p in list(self.values()) if p.until <= now]
+
+    def denied(self, address: Address) -> list[Pending]:
+        """Those who wanted this very address; they wait no more."""
+        return [self.pop(p.request) for p in list(self.values()) if p.wanted == address]
 
 
 @dataclass(slots=True)

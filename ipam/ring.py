@@ -1,121 +1,43 @@
-"""The ring: which peer owns which slice of the range. A gossip channel (docs/ipam.md 2).
+"""The ring: which peer owns which slice of the range. A gossip channel (docs/ipam.md R1 to R8).
 
 A slice says its own start *and* end, so a peer that has heard only a part of a donation never
-believes to own more than it was given. Slices are split and handed on, never joined.
+believes to own more than it was given. Where slices overlap, the greatest stamp counts.
 
-Invariants:
-  I1  only a slice's owner makes its next version, except in a takeover, which says it is one
-  I2  what we own, no message of another peer changes, except a takeover with a higher version
-  I3  merge is commutative, associative and idempotent for histories that obey I1
+Merge is commutative, associative and idempotent: at every address it keeps the greatest stamp.
+That no stamp is made by two is what R4 and R5 say.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from dataclasses import replace
 from typing import Self
 
 from ipam.address import Address, AddressRange
+from ipam.disputes import FORGED, REUSED, Conflict, Disputes, contradicted
+from ipam.overlay import Cover, laid
+from ipam.slices import (
+    ADDRESS_SIZE,
+    CLUSTER_SIZE,
+    CONTEXT,
+    RingId,
+    Slice,
+    decode_slice,
+    encode_slice,
+    next_epoch,
+    sign_slice,
+)
+from ipam.unsaved import Unsaved
 from mesh.clock import Instant
-from mesh.crypto.identity import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, Identity, verify
+from mesh.crypto.identity import Identity, verify
 from mesh.errors import MalformedMessageError, MisuseError
 from mesh.gossip.channel import Item, Merged, Rejected
 from mesh.names import PeerName
-from mesh.wire.codec import Reader, Writer
 
 CHANNEL = "ipam"
-CONTEXT = b"weaver ipam slice v1"
-ADDRESS_SIZE = 16
-CLUSTER_SIZE = 16
 MAX_SLICES = 100_000
 """Slices held: a /12 in blocks of ten addresses. More come only from a peer that lies."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """``[start, end)`` belongs to ``owner``. ``version`` counts changes of ownership only.
-
-    ``takeover`` marks a version made by another than the owner, who was declared gone.
-    """
-
-    start: Address
-    end: Address
-    owner: PeerName
-    version: int
-    takeover: bool = False
-    issuer_key: bytes = bytes(PUBLIC_KEY_SIZE)
-    signature: bytes = bytes(SIGNATURE_SIZE)
-
-    @property
-    def key(self) -> bytes:
-        return self.start.to_bytes(ADDRESS_SIZE, "big")
-
-    @property
-    def size(self) -> int:
-        return self.end - self.start
-
-    @property
-    def issuer(self) -> PeerName:
-        return PeerName.of(self.issuer_key)
-
-    def content(self) -> bytes:
-        """What ownership is about: who issued it, and when again, does not matter to it."""
-        out = Writer().uint(self.start, ADDRESS_SIZE).uint(self.end, ADDRESS_SIZE)
-        return out.name(self.owner).u64(self.version).u8(self.takeover).done()
-
-    @property
-    def stamp(self) -> int:
-        """Version, then a hash of the content: equal versions that differ are seen to differ."""
-        return self.version << 64 | int.from_bytes(sha256(self.content()).digest()[:8], "big")
-
-
-@dataclass(frozen=True, slots=True)
-class RingId:
-    """What two peers must share before their slices mean anything to each other."""
-
-    cluster: bytes
-    range: AddressRange
-
-    def head(self) -> bytes:
-        return self.cluster + self.range.head()
-
-
-HEAD_SIZE = CLUSTER_SIZE + 2 + ADDRESS_SIZE
-
-
-def encode_slice(ring: RingId, piece: Slice) -> bytes:
-    return ring.head() + piece.content() + piece.issuer_key + piece.signature
-
-
-def sign_slice(ring: RingId, piece: Slice, identity: Identity) -> Slice:
-    issued = replace(piece, issuer_key=identity.public_key)
-    signature = identity.sign(CONTEXT, ring.head() + issued.content())
-    return replace(issued, signature=signature)
-
-
-def decode_slice(data: bytes) -> tuple[bytes, Slice]:
-    """(head, slice). Raises MalformedMessageError; says nothing of the signature."""
-    reader = Reader(data)
-    head = reader.raw(HEAD_SIZE)
-    start, end = reader.uint(ADDRESS_SIZE), reader.uint(ADDRESS_SIZE)
-    owner, version, takeover = reader.name(), reader.u64(), reader.u8()
-    key, signature = reader.raw(PUBLIC_KEY_SIZE), reader.raw(SIGNATURE_SIZE)
-    reader.end()
-    if start >= end or takeover > 1 or version == 0:
-        raise MalformedMessageError("a slice that makes no sense")
-    piece = Slice(Address(start), Address(end), owner, version, bool(takeover), key, signature)
-    return head, piece
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """What somebody said about a slice that contradicts what we hold: kept as evidence."""
-
-    held: Slice
-    said: Slice
-    reason: str
-    source: PeerName
 
 
 class Ring:
@@ -126,9 +48,22 @@ class Ring:
         self.us = identity.name
         self.id: RingId | None = None
         self.slices: dict[Address, Slice] = {}
-        self.conflicts: dict[Address, Conflict] = {}
+        self.conflicts = Disputes()
+        self.believed: frozenset[PeerName] = frozenset()
+        """While we ask what is newer than our memory: peers that are there, whose word about our
+        own slices may be true."""
+        self.is_outdated = False
+        """We heard of a slice that we issued and do not remember."""
         self.changed: list[Slice] = []
         """Slices that merges brought since ``take_changed``: to persist and to act on."""
+        self.dropped: list[Address] = []
+        """Starts of slices that others lie on wholly, since ``take_dropped``."""
+        self._floors: list[Cover] = []
+        """Where a slice became shorter and nobody has said yet whose the rest is."""
+        self._cut: list[tuple[Address, Address, int]] = []
+        """Ends of slices of ours that others made shorter, and their versions."""
+        self._parts: list[Cover] = []
+        self._unsaved = Unsaved()
 
     @classmethod
     def restored(
@@ -149,6 +84,7 @@ class Ring:
             if ring.id is None or head != ring.id.head():
                 raise MalformedMessageError("a slice of another ring")
             ring.slices[piece.start] = piece
+        ring._lay()
         return ring
 
     # ---- questions
@@ -160,38 +96,89 @@ class Ring:
     def holds(self, octets: bytes) -> bool:
         """Whether this slice of this ring is known here, or what became of it."""
         head, said = decode_slice(octets)
-        held = self.slices.get(said.start)
-        if self.id is None or head != self.id.head() or held is None:
+        if self.id is None or head != self.id.head():
             return False
-        return held.version > said.version or held.content() == said.content()
+        parts = self._under(said.start, said.end)
+        covered = sum(min(p.end, said.end) - max(p.start, said.start) for p in parts)
+        return covered == said.size and all(
+            p.stamp == said.stamp or p.stamp >> 64 > said.version for p in parts
+        )
 
     def owned(self, owner: PeerName) -> list[Slice]:
-        return [s for _, s in sorted(self.slices.items()) if s.owner == owner]
+        """What counts of a peer's slices: each as long as it is not overlaid."""
+        found = []
+        for part in self._parts:
+            if part.slice_start is None:
+                continue
+            piece = self.slices[part.slice_start]
+            if piece.owner == owner:
+                whole = piece.start == part.start and piece.end == part.end
+                found.append(piece if whole else replace(piece, start=part.start, end=part.end))
+        return found
+
+    def at(self, address: int) -> Slice | None:
+        """The slice that says whose an address is."""
+        place = bisect_right(self._parts, address, key=lambda part: part.start) - 1
+        if place < 0 or address >= self._parts[place].end:
+            return None
+        start = self._parts[place].slice_start
+        return None if start is None else self.slices[start]
 
     def owner_of(self, address: int) -> PeerName | None:
-        """Whom an address belongs to; None where no slice covers it. O(n)."""
-        for piece in self.slices.values():
-            if piece.start <= address < piece.end:
-                return piece.owner
-        return None
+        """Whom an address belongs to; None where no slice covers it."""
+        piece = self.at(address)
+        return None if piece is None else piece.owner
+
+    def newer(self, start: Address, end: Address, version: int) -> list[Slice]:
+        """Slices that say something later of a part of the range than this version does."""
+        starts = {
+            part.slice_start
+            for part in self._under(start, end)
+            if part.slice_start is not None and part.stamp >> 64 > version
+        }
+        return [self.slices[at] for at in sorted(starts)]
 
     def shares(self) -> dict[PeerName, int]:
         """Addresses owned by each peer."""
         shares: dict[PeerName, int] = {}
-        for piece in self.slices.values():
-            shares[piece.owner] = shares.get(piece.owner, 0) + piece.size
+        for part in self._parts:
+            if part.slice_start is not None:
+                owner = self.slices[part.slice_start].owner
+                shares[owner] = shares.get(owner, 0) + part.end - part.start
         return shares
 
+    def is_mostly(self, peers: Iterable[PeerName], without: PeerName) -> bool:
+        """Whether these own more than half of what is not ``without``'s."""
+        shares = self.shares()
+        total = sum(shares.values()) - shares.pop(without, 0)
+        here = sum(shares.get(peer, 0) for peer in set(peers))
+        return total == 0 or 2 * here > total
+
     def gaps(self) -> list[tuple[Address, Address]]:
-        """Parts of the range that no slice covers, or more than one."""
+        """Parts of the range of which nobody has said whose they are."""
+        if not self.slices:
+            return []
         bad, at = [], self.range.start
-        for start, piece in sorted(self.slices.items()):
-            if start != at:
-                bad.append((min(at, start), max(at, start)))
-            at = Address(max(at, piece.end))
-        if self.slices and at != self.range.end:
+        for part in self._parts:
+            if part.slice_start is None:
+                continue
+            if part.start != at:
+                bad.append((at, part.start))
+            at = part.end
+        if at != self.range.end:
             bad.append((at, self.range.end))
         return bad
+
+    def _under(self, start: Address, end: Address) -> list[Cover]:
+        """Parts that share an address with ``[start, end)``."""
+        place = max(0, bisect_right(self._parts, start, key=lambda part: part.start) - 1)
+        found = []
+        for part in self._parts[place:]:
+            if part.start >= end:
+                break
+            if part.end > start:
+                found.append(part)
+        return found
 
     # ---- our own changes
 
@@ -201,48 +188,138 @@ class Ring:
             raise MisuseError("the ring is seeded already")
         self.id = RingId(cluster, self.range)
         starts = [*self.range.split(len(owners)), self.range.end]
-        pieces = [
+        return self._set(
             Slice(starts[n], starts[n + 1], owner, 1)
             for n, owner in enumerate(owners)
             if starts[n] < starts[n + 1]
-        ]
-        return [self._set(piece) for piece in pieces]
+        )
 
     def give(self, start: Address, end: Address, to: PeerName) -> list[Slice]:
-        """Hand ``[start, end)``, inside one slice of ours, to another peer; what changed."""
+        """Hand ``[start, end)``, inside one slice of ours, to another peer; what changed.
+
+        All that is left of the slice has the same new version: nothing older counts anywhere.
+        """
         held = next((s for s in self.owned(self.us) if s.start <= start < end <= s.end), None)
         if held is None:
             raise MisuseError("giving away what is not ours")
-        changed = []
+        version = held.version + 1
+        pieces = [Slice(start, end, to, version)]
         if held.start < start:
-            changed.append(self._set(replace(held, end=start, version=held.version + 1)))
-            changed.append(self._set(Slice(start, end, to, 1, False)))
-        else:
-            changed.append(self._set(replace(held, end=end, owner=to, version=held.version + 1)))
+            pieces.insert(0, Slice(held.start, start, self.us, version))
         if end < held.end:
-            changed.append(self._set(Slice(end, held.end, self.us, 1, False)))
-        return changed
+            pieces.append(Slice(end, held.end, self.us, version))
+        return self._set(pieces)
 
-    def take_over(self, dead: PeerName) -> list[Slice]:
-        """Make every slice of a peer that is gone for good our own."""
-        return [
-            self._set(replace(s, owner=self.us, version=s.version + 1, takeover=True))
+    def join(self, apart: Iterable[Address] = ()) -> list[Slice]:
+        """Make one slice of neighbours that are both ours, but those ``apart``; what changed."""
+        runs: list[list[Slice]] = []
+        alone = set(apart)
+        for piece in self.owned(self.us):
+            last = runs[-1][-1] if runs else None
+            if last is None or last.end != piece.start or {last.start, piece.start} & alone:
+                runs.append([piece])
+            else:
+                runs[-1].append(piece)
+        return self._set(
+            Slice(run[0].start, run[-1].end, self.us, 1 + max(p.version for p in run))
+            for run in runs
+            if len(run) > 1
+        )
+
+    def take_over(self, dead: PeerName, *, gaps: bool = False) -> list[Slice]:
+        """Make every slice of a peer that is gone for good our own, in a new epoch.
+
+        ``gaps`` too: what nobody is known to own, for those who knew are gone.
+        """
+        pieces = [
+            replace(s, owner=self.us, version=next_epoch(s.version, self.us), takeover=True)
             for s in self.owned(dead)
         ]
+        if gaps:
+            top = max((s.version for s in self.slices.values()), default=0)
+            pieces += [
+                Slice(start, end, self.us, next_epoch(top, self.us), True)
+                for start, end in self.gaps()
+            ]
+        return self._set(pieces)
 
-    def reassert(self, start: Address, version: int) -> Slice:
-        """Say again what we own, above a version that somebody lied about.
+    def reassert(self, said: Slice) -> list[Slice]:
+        """Say again what we own, above a version that somebody lied about; nothing when it is.
 
         Two above: whoever believed the lie takes the very next version from the liar only.
         """
-        return self._set(replace(self.slices[start], version=version + 2, takeover=False))
+        return self._set(
+            replace(piece, version=said.version + 2, takeover=False)
+            for piece in self.owned(self.us)
+            if piece.start < said.end and said.start < piece.end and piece.version <= said.version
+        )
 
-    def _set(self, piece: Slice) -> Slice:
+    def resolve(self, conflict: Conflict) -> list[Slice]:
+        """Say in a version above both sides of a dispute that what is ours of it is ours."""
+        version = max(conflict.held.version, conflict.said.version) + 2
+        mine = [
+            replace(piece, version=version, takeover=False)
+            for piece in self.owned(self.us)
+            if piece.start < conflict.end and conflict.start < piece.end
+        ]
+        if mine:
+            self.conflicts.pop(conflict.said.start, None)
+        return self._set(mine)
+
+    def _set(self, pieces: Iterable[Slice]) -> list[Slice]:
+        wanted = list(pieces)
+        if not wanted:
+            return []
         if self.id is None:
             raise MisuseError("a ring without a cluster")
-        signed = sign_slice(self.id, replace(piece, takeover=piece.takeover), self.identity)
-        self.slices[piece.start] = signed
+        wanted += self._rest_of(wanted)
+        signed = [sign_slice(self.id, piece, self.identity) for piece in wanted]
+        for piece in signed:
+            self._unsaved.changes(piece.start, self.slices.get(piece.start))
+            self._put(piece)
+        self._lay()
         return signed
+
+    def _rest_of(self, pieces: list[Slice]) -> list[Slice]:
+        """Where others lie on the middle of a slice of ours, what is behind them is said anew when
+        its beginning is: one start has one slice."""
+        return [
+            Slice(part.start, part.end, self.us, piece.version)
+            for piece in pieces
+            if (held := self.slices.get(piece.start)) is not None and held.owner == self.us
+            for part in self._parts
+            if part.slice_start == piece.start
+            and all(other.end <= part.start or part.end <= other.start for other in pieces)
+        ]
+
+    def orphans(self) -> list[Slice]:
+        """What was ours, and is nobody's since another's slice took its beginning: ours again."""
+        found, self._cut = self._cut, []
+        return self._set(
+            Slice(max(floor.start, start), min(floor.end, end), self.us, version + 1)
+            for start, end, version in found
+            for floor in self._floors
+            if floor.start < end and start < floor.end and floor.stamp >> 64 == version
+        )
+
+    def _put(self, piece: Slice) -> None:
+        held = self.slices.get(piece.start)
+        if held is not None and held.end > piece.end:
+            self._floors.append(Cover(piece.end, held.end, held.stamp, None))
+            if held.owner == self.us != piece.issuer:
+                self._cut.append((piece.end, held.end, held.version))
+        self.slices[piece.start] = piece
+
+    def _lay(self) -> None:
+        """Work out the parts anew, and forget what counts nowhere any more."""
+        covers = [Cover(s.start, s.end, s.stamp, s.start) for s in self.slices.values()]
+        self._parts = laid([*covers, *self._floors])
+        seen = {part.slice_start for part in self._parts}
+        if len(seen) < len(self.slices) or None in seen:
+            for start in [start for start in self.slices if start not in seen]:
+                del self.slices[start]
+                self.dropped.append(start)
+        self._floors = [part for part in self._parts if part.slice_start is None]
 
     def encoded(self, piece: Slice) -> bytes:
         assert self.id is not None
@@ -252,15 +329,37 @@ class Ring:
         changed, self.changed = self.changed, []
         return changed
 
+    def take_dropped(self) -> list[Address]:
+        dropped, self.dropped = self.dropped, []
+        return [start for start in dropped if start not in self.slices]
+
     # ---- the channel
 
+    def hide(self, changed: Iterable[Slice]) -> None:
+        """Our own changes are not durable yet: until ``saved``, digests show what was."""
+        self._unsaved.hide(changed)
+
+    def saved(self, start: Address, octets: bytes) -> None:
+        """Its slice is durable in this version, and may be shown."""
+        held = self.slices.get(start) if start in self._unsaved else None
+        if held is not None and self.encoded(held) == octets:
+            self._unsaved.saved(start)
+
     def digest(self) -> Mapping[bytes, int]:
-        return {piece.key: piece.stamp for piece in self.slices.values()}
+        shown = {piece.key: piece.stamp for piece in self.slices.values()}
+        for start in self._unsaved.starts():
+            key = start.to_bytes(ADDRESS_SIZE, "big")
+            shown.pop(key, None)
+            piece = self._unsaved.shown(start, None)
+            if piece is not None:
+                shown[key] = piece.stamp
+        return shown
 
     def items(self, keys: Iterable[bytes]) -> list[Item]:
         found = []
         for key in keys:
-            piece = self.slices.get(Address(int.from_bytes(key, "big")))
+            start = Address(int.from_bytes(key, "big"))
+            piece = self._unsaved.shown(start, self.slices.get(start))
             if piece is not None and piece.key == key:
                 found.append(Item(key, piece.stamp, self.encoded(piece)))
         return found
@@ -287,25 +386,64 @@ class Ring:
         if (reason := self._foreign(head)) is not None:
             return reason
         held = self.slices.get(said.start)
-        if held is not None and held.version > said.version:
+        if held is not None and held.stamp == said.stamp:
             return None
-        if held is not None and held.content() == said.content():
-            return None
+        if self._is_old(said, held):
+            return self._reused(said, source)
         if not verify(said.issuer_key, CONTEXT, head + said.content(), said.signature):
             return "bad-signature"
         if held is None and len(self.slices) >= MAX_SLICES:
             return "too-many-slices"
         if said.start < self.range.start or said.end > self.range.end:
             return "slice-outside-range"
-        if held is not None and (reason := self._contradiction(held, said)) is not None:
-            self.conflicts[said.start] = Conflict(held, said, reason, source)
-            return reason
+        under = [
+            self.slices[part.slice_start]
+            for part in self._under(said.start, said.end)
+            if part.slice_start is not None and part.stamp < said.stamp
+        ]
+        forged = contradicted(said, under, self.us, self.believed)
+        if forged is not None:
+            return self.conflicts.add(Conflict(forged, said, FORGED, source))
         if self.id is None:
             self.id = RingId(head[:CLUSTER_SIZE], self.range)
-        self.slices[said.start] = said
-        self.conflicts.pop(said.start, None)
+        self._reused(said, source)
+        self.conflicts.settle(said)
+        self.is_outdated = self.is_outdated or said.issuer == self.us
+        self._unsaved.saved(said.start)
+        self._put(said)
+        self._lay()
         self.changed.append(said)
         return ""
+
+    def _is_old(self, said: Slice, held: Slice | None) -> bool:
+        """Whether it says nothing that counts anywhere."""
+        if held is not None and held.stamp > said.stamp:
+            return True
+        at = said.start
+        for part in self._under(said.start, said.end):
+            if part.start > at or part.stamp < said.stamp:
+                return False
+            at = part.end
+        return at >= said.end
+
+    def _reused(self, said: Slice, source: PeerName) -> str | None:
+        """One version of one address made twice, and not by takeovers that raced: the owner lies,
+        or there are two of it. Both are kept as evidence, the greater stamp counts (R7)."""
+        for part in self._under(said.start, said.end):
+            if part.slice_start is None or part.stamp >> 64 != said.version:
+                continue
+            held = self.slices[part.slice_start]
+            if held.stamp == said.stamp:
+                continue
+            if not verify(said.issuer_key, CONTEXT, self._head() + said.content(), said.signature):
+                return "bad-signature"
+            reason = REUSED if said.issuer in (held.issuer, held.owner) else FORGED
+            return self.conflicts.add(Conflict(held, said, reason, source))
+        return None
+
+    def _head(self) -> bytes:
+        assert self.id is not None
+        return self.id.head()
 
     def _foreign(self, head: bytes) -> str | None:
         ours = RingId(bytes(CLUSTER_SIZE), self.range).head()
@@ -313,14 +451,4 @@ class Ring:
             return "range-mismatch"
         if self.id is not None and head[:CLUSTER_SIZE] != self.id.cluster:
             return "cluster-mismatch"
-        return None
-
-    def _contradiction(self, held: Slice, said: Slice) -> str | None:
-        """Why a newer or equal version of a slice cannot be believed, or None."""
-        if said.version == held.version + 1 and said.issuer != held.owner and not said.takeover:
-            return "slice-forged"  # the next version is its owner's to make
-        if held.owner == self.us and said.issuer != self.us and not said.takeover:
-            return "slice-forged"
-        if held.version == said.version:
-            return "version-reused"
         return None

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from ipam.address import Address
 from ipam.allocator import Allocator
+from ipam.batch import Batch
 from ipam.effects import (
     Allocated,
     AllocationKey,
@@ -21,7 +22,6 @@ from ipam.effects import (
     Change,
     Left,
     LostAddress,
-    Persist,
     Publish,
     Refused,
     SendTo,
@@ -55,8 +55,7 @@ class IpamService:
         self._answers: dict[int, asyncio.Future[Address | None]] = {}
         self._request = 0
         self._timer: Timer | None = None
-        self._batch: list[AllocatorEffect] = []
-        self._unwritten: list[Change] = []
+        self._batch = Batch(allocator)
         self._scheduled = False
         self.lost: list[LostAddress] = []
         self.left = asyncio.Event()
@@ -83,8 +82,20 @@ class IpamService:
     def holds(self, key: AllocationKey) -> bool:
         return key in self.allocator.allocations
 
-    async def reclaim(self, peer: PeerName) -> None:
-        await self._ask(lambda n, now: self.allocator.reclaim(n, peer, now))
+    async def reclaim(self, peer: PeerName, *, force: bool = False) -> None:
+        await self._ask(lambda n, now: self.allocator.reclaim(n, peer, now, force=force))
+
+    async def resolve(self, address: Address) -> None:
+        """Say that what we hold of a disputed range is ours."""
+        await self._ask(lambda n, now: self.allocator.resolve(n, address, now))
+
+    def start(self, *, company: bool) -> None:
+        """The mesh is about to begin. ``company``: there are others, as far as anybody knows."""
+        self._take(self.allocator.start(self._clock.now(), company=company))
+
+    def cloned(self) -> None:
+        """Another host has our identity."""
+        self._take(self.allocator.cloned(self._clock.now()))
 
     async def seed(self, owners: tuple[PeerName, ...]) -> None:
         await self._ask(lambda n, now: self.allocator.seed(n, owners, now))
@@ -127,24 +138,25 @@ class IpamService:
 
     def _take(self, effects: list[AllocatorEffect]) -> None:
         """Collect effects; perform them at the end of this turn of the loop, together."""
-        self._batch += effects
+        self._batch.add(effects)
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._perform)
 
     def _perform(self) -> None:
         self._scheduled = False
-        batch, self._batch = self._batch, []
-        self._unwritten += [c for e in batch if isinstance(e, Persist) for c in e.changes]
-        if self._unwritten:
-            try:
-                self._store.apply(self._unwritten)
-            except OperatorError as err:
-                self._fail(batch, err)
-                return
-            self._unwritten = []
+        batch = self._batch
+        try:
+            if batch.changes:
+                self._store.apply(batch.changes)
+        except OperatorError as err:
+            self.fault = err.reason
+            log.error("ipam store failed", extra={"reason": err.reason, "error": str(err)})
+            effects = batch.failed(err.reason)
+        else:
             self.fault = None
-        for effect in batch:
+            effects = batch.written()
+        for effect in effects:
             self._perform_one(effect)
 
     def _perform_one(self, effect: AllocatorEffect) -> None:
@@ -166,7 +178,7 @@ class IpamService:
             case Notify(Left()):
                 self.left.set()
             case _:
-                return  # Persist: done already, for the whole batch
+                return  # Persist: the batch has done it
 
     def _answer(self, request: int, result: Allocated | Refused) -> None:
         answer = self._answers.get(request)
@@ -177,21 +189,6 @@ class IpamService:
                 answer.set_result(address)
             case Refused(reason):
                 answer.set_exception(OperatorError(f"ipam refused: {reason}", reason))
-
-    def _fail(self, batch: list[AllocatorEffect], err: OperatorError) -> None:
-        """Nothing could be written: nobody is answered and nothing is said.
-
-        What the core holds is ahead of the disk now, so the changes wait: the next batch writes
-        them too, or is not answered either. Gossip's digests bring to the others what was not
-        published.
-        """
-        self.fault = err.reason
-        log.error("ipam store failed", extra={"reason": err.reason, "error": str(err)})
-        for effect in batch:
-            if isinstance(effect, Answer):
-                answer = self._answers.get(effect.request)
-                if answer is not None and not answer.done():
-                    answer.set_exception(OperatorError(str(err), err.reason))
 
     def _arm(self, deadline: Instant | None) -> None:
         if self._timer is not None:

@@ -17,6 +17,7 @@ from ipam.effects import (
     AllocationKey,
     Change,
     DropAllocation,
+    DropSlice,
     SetAllocation,
     SetCluster,
     SetSlice,
@@ -130,6 +131,8 @@ class SqliteStore:
             case SetSlice(start, octets):
                 key = start.to_bytes(_WIDTH, "big")
                 db.execute("INSERT OR REPLACE INTO slice VALUES (?, ?)", (key, octets))
+            case DropSlice(start):
+                db.execute("DELETE FROM slice WHERE start = ?", (start.to_bytes(_WIDTH, "big"),))
             case SetAllocation(key, address):
                 db.execute(
                     "INSERT INTO allocation VALUES (?, ?, ?)",

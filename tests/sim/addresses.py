@@ -13,6 +13,7 @@ from ipam.effects import (
     AllocatorEffect,
     Answer,
     DropAllocation,
+    DropSlice,
     LostAddress,
     Persist,
     Publish,
@@ -62,6 +63,8 @@ class MemoryStore:
                     self.vote = octets
                 case SetSlice(start, octets):
                     self.slices[start] = octets
+                case DropSlice(start):
+                    self.slices.pop(start, None)
                 case SetAllocation(key, address):
                     assert address not in self.allocations.values(), "address stored twice"
                     self.allocations[key] = address
@@ -112,6 +115,10 @@ class SimIpam:
         host.router.register(self.core.ring)
         host.router.register(self.core.election)
 
+    def begin(self) -> None:
+        """The host has started."""
+        self.perform(self.core.start(self.host.clock.now()))
+
     def allocate(self, key: AllocationKey) -> None:
         self._number += 1
         self._requests[self._number] = key
@@ -154,6 +161,7 @@ class SimIpam:
             match effect:
                 case Persist():
                     self.store.apply(effect)
+                    self.core.saved(effect.changes)
                 case Answer(request, result):
                     self._answered(request, result)
                 case SendTo(peer, message):

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from ipam.ring import Ring, Slice, encode_slice, sign_slice
+from ipam.ring import Ring
+from ipam.slices import Slice, encode_slice, sign_slice
 from mesh.crypto.identity import Identity
 from mesh.topology.record import Record
 from mesh.wire import gossip as wire

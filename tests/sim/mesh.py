@@ -97,6 +97,7 @@ class SimMesh:
             host, self.stores[host.number], self.ledger, self._electors
         )
         host.start()
+        self.ipams[host.address].begin()
         self.operations += 1
 
     def kill(self, host: SimHost) -> None:
@@ -271,6 +272,8 @@ class SimMesh:
         seen: dict[Address, str] = {}
         for host in self.alive:
             core = self.ipams[host.address].core
+            reused = [c for c in core.ring.conflicts.values() if c.reason == "version-reused"]
+            assert reused == [], "an owner contradicted itself"
             for key, address in core.allocations.items():
                 assert address not in seen, f"{RANGE.text(address)} twice: {seen[address]}, {key}"
                 seen[address] = host.address

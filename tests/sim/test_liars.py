@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ipam.address import Address
-from ipam.ring import Slice, encode_slice, sign_slice
+from ipam.slices import Slice, encode_slice, sign_slice
 from mesh.crypto.identity import Identity
 from mesh.names import PeerName
 from mesh.topology.record import Record

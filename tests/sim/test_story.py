@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from ipam.address import Address
-from ipam.allocator import Allocator
 from ipam.election import Election
-from ipam.ring import Ring, Slice
+from ipam.estate import Estate
+from ipam.ring import Ring
+from ipam.slices import Slice
 from mesh.errors import MisuseError
 from mesh.gossip.engine import Gossip
 from mesh.names import PeerName, ShortID
@@ -134,12 +135,13 @@ def lone_quorum(patch: pytest.MonkeyPatch) -> None:
 
 def donor_keeps(patch: pytest.MonkeyPatch) -> None:
     """A donor goes on giving out what it gave away."""
-    patch.setattr(Allocator, "_own_space", keep_space)
+    patch.setattr(Estate, "note", keep_space)
 
 
-def keep_space(self: Allocator) -> None:
-    ours = {(s.start, s.end) for s in self.ring.owned(self.us)}
-    self.space.own(sorted(ours | set(self.space._slices)))
+def keep_space(self: Estate) -> bool:
+    ours = {(s.start, s.end) for s in self._ring.owned(self._ring.us)}
+    self.space.own(sorted(ours | set(self.space.slices)))
+    return True
 
 
 def never_overtakes(patch: pytest.MonkeyPatch) -> None:
@@ -170,7 +172,7 @@ def slices_overlap(patch: pytest.MonkeyPatch) -> None:
         held = next(s for s in self.owned(self.us) if s.start <= start < end <= s.end)
         changed = give(self, start, end, to)
         if held.start < start:
-            changed[0] = self._set(replace(held, version=held.version + 1))
+            changed[0] = self._set([replace(held, version=held.version + 1)])[0]
         return changed
 
     patch.setattr(Ring, "give", careless)

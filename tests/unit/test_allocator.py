@@ -1,12 +1,26 @@
-"""What gives the allocator space of its own accord: a seed, a reclaim. docs/ipam.md 2."""
+"""What gives the allocator space of its own accord: a seed, a reclaim. ipam.md R15."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
-from ipam.address import AddressRange
+from ipam.address import Address, AddressRange
 from ipam.allocator import Allocator
-from ipam.effects import Allocated, AllocationKey, AllocatorEffect, Answer, Persist, Refused
+from ipam.effects import (
+    Allocated,
+    AllocationKey,
+    AllocatorEffect,
+    Answer,
+    Persist,
+    Refused,
+    SendTo,
+    Stored,
+)
+from ipam.messages import MessageKind, decode
+from ipam.requests import PATIENCE
+from ipam.returning import ALONE
+from ipam.slices import encode_slice, sign_slice
 from mesh.clock import Instant
 from mesh.crypto.identity import Identity
 from mesh.gossip.channel import Item
@@ -17,7 +31,9 @@ NOW = Instant(1.0)
 
 
 def allocator(identity: Identity, electors: int = 3) -> Allocator:
-    return Allocator(identity, RANGE, Random(1), entropy_id=b"c" * 16, electors=electors)
+    return Allocator(
+        identity, RANGE, Random(1), entropy_id=b"c" * 16, electors=electors, rest=PATIENCE - 1
+    )
 
 
 def key(n: int) -> AllocationKey:
@@ -54,7 +70,144 @@ def test_what_is_reclaimed_serves_those_who_wait() -> None:
     one.allocate(1, key(1), NOW)
     assert answers(one.reclaim(2, TWO.name, NOW)) == {2: Refused("peer-alive")}
     one.peers({}, NOW)
-    given = answers(one.reclaim(3, TWO.name, NOW))
-    assert isinstance(given[1], Allocated)
-    assert given[3] == Allocated(None)
+    assert answers(one.reclaim(3, TWO.name, NOW)) == {3: Allocated(None)}
+    rested = Instant(NOW + PATIENCE - 1)
+    assert isinstance(answers(one.handle_timer(rested))[1], Allocated), "when it has rested"
     assert answers(one.reclaim(4, TWO.name, NOW)) == {4: Refused("owns-nothing")}
+
+
+def told(source: Allocator, *others: Allocator) -> None:
+    """The ring of one, as others hear it."""
+    for other in others:
+        other.ring.merge(source.ring.items(source.ring.digest()), source.us, NOW)
+        other.channel_changed("ipam", NOW)
+
+
+def saved(peer: Allocator, effects: list[AllocatorEffect]) -> list[AllocatorEffect]:
+    """What a driver does first: all is durable."""
+    for effect in effects:
+        if isinstance(effect, Persist):
+            peer.saved(effect.changes)
+    return effects
+
+
+def messages(effects: list[AllocatorEffect], peer: Allocator) -> list[bytes]:
+    return [e.message for e in effects if isinstance(e, SendTo) and e.peer == peer.us]
+
+
+def pair() -> tuple[Allocator, Allocator]:
+    """Two that reach each other, of whom the first has the whole range."""
+    one, two = allocator(ONE), allocator(TWO)
+    saved(one, one.seed(1, (), NOW))
+    told(one, two)
+    one.peers({TWO.name: "two"}, NOW)
+    two.peers({ONE.name: "one"}, NOW)
+    return one, two
+
+
+def test_a_clone_is_fenced() -> None:
+    """R21: what it has stays, nothing new is given or given away."""
+    one, two = pair()
+    held = answers(one.allocate(2, key(2), NOW))[2]
+    one.cloned(NOW)
+    assert answers(one.allocate(3, key(2), NOW)) == {3: held}
+    assert answers(one.allocate(4, key(4), NOW)) == {4: Refused("cloned-identity")}
+    (asked,) = messages(two.allocate(5, key(5), NOW), one)
+    (answer,) = messages(one.receive(TWO.name, asked, NOW), two)
+    assert decode(answer).kind is MessageKind.DENIED
+
+
+def test_a_certain_address_is_asked_of_its_owner() -> None:
+    """R13: it gives just that, or says that it is in use."""
+    one, two = pair()
+    taken = answers(one.allocate(2, key(2), NOW))[2]
+    assert isinstance(taken, Allocated)
+    assert taken.address is not None
+    wanted = RANGE.number("10.32.0.77")
+    (asked,) = messages(two.claim(3, key(3), wanted, NOW), one)
+    (given,) = messages(saved(one, one.receive(TWO.name, asked, NOW)), two)
+    assert answers(two.receive(ONE.name, given, NOW)) == {3: Allocated(wanted)}
+    assert two.space.size == 1
+    (asked,) = messages(two.claim(4, key(4), taken.address, NOW), one)
+    (denied,) = messages(one.receive(TWO.name, asked, NOW), two)
+    assert answers(two.receive(ONE.name, denied, NOW)) == {4: Refused("address-in-use")}
+
+
+def test_a_memory_that_is_old_gives_nothing_before_it_has_asked() -> None:
+    """R17: restored from before it gave half away, a host learns of that first."""
+    one, two = pair()
+    old = Stored(
+        one.ring.id.cluster if one.ring.id else None,
+        None,
+        tuple(one.ring.encoded(piece) for piece in one.ring.slices.values()),
+    )
+    (asked,) = messages(two.allocate(2, key(2), NOW), one)
+    (given,) = messages(saved(one, one.receive(TWO.name, asked, NOW)), two)
+    saved(two, two.receive(ONE.name, given, NOW))
+    again = Allocator(ONE, RANGE, Random(2), entropy_id=b"c" * 16, stored=old)
+    again.start(NOW)
+    assert again.withheld == "verifying"
+    assert answers(again.allocate(3, key(3), NOW)) == {}
+    (asked,) = messages(again.peers({TWO.name: "two"}, NOW), two)
+    (newer,) = messages(two.receive(ONE.name, asked, NOW), again)
+    assert isinstance(answers(again.receive(TWO.name, newer, NOW))[3], Allocated)
+    assert again.space.size + two.space.size == RANGE.size
+
+
+def test_an_old_memory_alone_goes_on_after_a_while() -> None:
+    """R17: nobody in reach: what it has is all there is to go by."""
+    one, _ = pair()
+    stored = Stored(
+        one.ring.id.cluster if one.ring.id else None,
+        None,
+        tuple(one.ring.encoded(piece) for piece in one.ring.slices.values()),
+    )
+    again = Allocator(ONE, RANGE, Random(2), entropy_id=b"c" * 16, stored=stored)
+    again.start(NOW)
+    assert answers(again.allocate(1, key(1), NOW)) == {}
+    late = Instant(NOW + ALONE)
+    assert isinstance(answers(again.handle_timer(late))[1], Allocated)
+
+
+def test_a_dispute_gives_nothing_and_is_ended_by_its_holder() -> None:
+    """R7: one version made twice bars the range, until an operator says whose it is."""
+    one, two = pair()
+    start = one.ring.range.start
+    held = one.ring.slices[start]
+    assert one.ring.id is not None
+    for said in (replace(held, owner=TWO.name), replace(held, end=Address(held.end - 1))):
+        octets = encode_slice(one.ring.id, sign_slice(one.ring.id, said, ONE))
+        one.ring.merge([Item(said.key, said.stamp, octets)], TWO.name, NOW)
+        one.channel_changed("ipam", NOW)
+    assert {c.reason for c in one.ring.conflicts.values()} == {"version-reused"}
+    assert answers(one.allocate(2, key(2), NOW)) == {}, "it waits: the range is disputed"
+    keeper = one if one.ring.owner_of(start) == ONE.name else two
+    if keeper is one:
+        assert answers(one.resolve(3, start, NOW)).get(3) == Allocated(None)
+        assert not one.ring.conflicts
+    else:
+        assert answers(one.resolve(3, start, NOW)) == {3: Refused("not-our-space")}
+    assert answers(two.resolve(4, start, NOW)) == {4: Refused("not-disputed")}
+
+
+def test_what_is_not_durable_is_shown_to_nobody() -> None:
+    """R20: a donor's digest says what its disk says, until the gift is written."""
+    one, two = pair()
+    before = dict(one.ring.digest())
+    (asked,) = messages(two.allocate(2, key(2), NOW), one)
+    effects = one.receive(TWO.name, asked, NOW)
+    assert one.ring.digest() == before
+    assert [i.stamp for i in one.ring.items(before)] == list(before.values())
+    saved(one, effects)
+    assert one.ring.digest() != before
+
+
+def test_neighbours_of_one_owner_become_one_slice() -> None:
+    """R9: space that comes back joins what it came from."""
+    one, two = pair()
+    for n in range(3):
+        wanted = Address(RANGE.start + 77 + n)
+        (asked,) = messages(two.claim(n, key(n), wanted, NOW), one)
+        (given,) = messages(saved(one, one.receive(TWO.name, asked, NOW)), two)
+        saved(two, two.receive(ONE.name, given, NOW))
+    assert [(s.start, s.size) for s in two.ring.owned(TWO.name)] == [(RANGE.start + 77, 3)]

@@ -57,6 +57,21 @@ def test_what_the_sleeve_s_page_says_is_cited_by_some_test() -> None:
     assert cited_there == set(numbers[1:-1])
 
 
+def test_each_rule_of_addresses_is_cited_by_code_or_tests_and_is_there() -> None:
+    """What is cited is cited of a rule that exists; each rule is held by some test."""
+    rules = set(
+        re.findall(r"^\*\*(R\d+)\.\*\*", (ROOT / "docs" / "ipam.md").read_text(), re.MULTILINE)
+    )
+    cited_by: dict[str, set[str]] = {}
+    for folder in ("ipam", "tests"):
+        text = "\n".join(path.read_text() for path in ROOT.glob(f"{folder}/**/*.py"))
+        cited_by[folder] = {f"R{n}" for n in re.findall(r"\bR(\d+)\b", text)}
+        for first, last in re.findall(r"\bR(\d+) to R(\d+)\b", text):
+            cited_by[folder] |= {f"R{n}" for n in range(int(first), int(last) + 1)}
+    assert cited_by["ipam"] - rules == set()
+    assert rules - cited_by["tests"] == set()
+
+
 def test_every_section_is_cited_by_some_test() -> None:
     """What the document says, a test holds; a chapter that has sections is cited by them."""
     tests = set().union(*map(cited, ROOT.glob("tests/**/*.py")))

@@ -32,9 +32,16 @@ def met(*peers: Allocator) -> tuple[Allocator, ...]:
     return peers
 
 
+def speak(peer: Allocator) -> None:
+    """What a driver does: the vote is durable, and may be spoken."""
+    if peer.election.own is not None:
+        peer.election.saved(peer.election.own.encode())
+
+
 def tell(source: Allocator, *others: Allocator, now: Instant = NOW) -> list[AllocatorEffect]:
     """The votes that one knows, to others; what these do of it, and why they refused."""
     effects: list[AllocatorEffect] = []
+    speak(source)
     for other in others:
         other.election.merge(source.election.items(source.election.digest()), source.us, now)
         effects += other.channel_changed(ELECTION, now)
@@ -83,11 +90,13 @@ def test_an_observer_gets_no_slice() -> None:
 def test_who_has_another_range_neither_votes_nor_gets_a_slice_and_both_know_why() -> None:
     one, two, foreigner = met(peer(1), peer(2), peer(3, OTHER))
     one.allocate(1, KEY, NOW)
+    speak(one)
     votes = one.election.items(one.election.digest())
     refused = foreigner.election.merge(votes, one.us, NOW).rejected
     assert [r.reason for r in refused] == ["range-mismatch"]
     said = foreigner.channel_changed(ELECTION, NOW)
     assert any(isinstance(e, Publish) and e.channel == ELECTION for e in said), "it shows its own"
+    speak(foreigner)
     votes = foreigner.election.items(foreigner.election.digest())
     assert [r.reason for r in one.election.merge(votes, foreigner.us, NOW).rejected] == [
         "range-mismatch"

@@ -1,4 +1,4 @@
-"""Leaving: nothing is forgotten before somebody has it durably. protocol.md 12.2, ipam.md 13."""
+"""Leaving: nothing is forgotten before somebody has it durably. protocol.md 12.2, ipam.md R19."""
 
 from __future__ import annotations
 
@@ -76,6 +76,8 @@ class Room:
             return
         for effect in effects:
             match effect:
+                case Persist(changes):
+                    self.peers[name].saved(changes)
                 case SendTo(peer, octets):
                     lost = self.loses(name, peer, decode(octets).kind)
                     if peer in self.reach[name] and not lost:
@@ -140,7 +142,8 @@ def test_a_peer_whose_disk_is_full_is_no_heir(seed: int) -> None:
     room = Room(3, seed)
     one, two, three = room.names
     room.unwritten = {two}
-    room.peers[two].ring.slices.clear()  # the offer is news to it, and news are to be written
+    room.peers[two].ring.slices.clear()
+    room.peers[two].ring._lay()  # the offer is news to it, and news are to be written
     room.leave(one)
     room.run(20.0)
     assert room.left == {one: three}

@@ -101,7 +101,7 @@ def test_a_freed_address_rests_and_the_longest_rested_comes_first() -> None:
 def test_a_donation_is_at_most_half_of_what_is_free() -> None:
     space = Space(SMALL)
     space.own([(SMALL.start, SMALL.end)])
-    while (block := space.spare_block()) is not None:
+    while (block := space.spare_block(T0)) is not None:
         free = space.free_count()
         assert block[1] - block[0] <= max(1, free // 2)
         assert not any(block[0] <= a < block[1] for a in space.used)
@@ -115,6 +115,12 @@ MESSAGES = [
     (Message(MessageKind.DENIED, 1), "03 00000001"),
     (Message(MessageKind.HANDOVER, 2, ()), "04 00000002 0000"),
     (Message(MessageKind.ACK, 2), "05 00000002"),
+    (
+        Message(MessageKind.VERIFY, 3, extents=((Address(1), Address(2), 5),)),
+        "06 00000003 0001" + 15 * "00" + "01" + 15 * "00" + "02" + 7 * "00" + "05",
+    ),
+    (Message(MessageKind.NEWER, 3, (b"ab",)), "07 00000003 0001 0002 6162"),
+    (Message(MessageKind.WANT, 4, address=Address(258)), "08 00000004" + 14 * "00" + "0102"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The ring by itself: what may change a slice, and that order does not matter. docs/ipam.md 2."""
+"""The ring by itself: what may change a slice, and that order does not matter. ipam.md R1 to R8."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from itertools import permutations
 import pytest
 
 from ipam.address import Address, AddressRange
-from ipam.ring import Ring, RingId, Slice, encode_slice, sign_slice
+from ipam.ring import Ring
+from ipam.slices import RingId, Slice, encode_slice, sign_slice
 from mesh.clock import Instant
 from mesh.crypto.identity import Identity
 from mesh.gossip.channel import Item
@@ -93,7 +94,15 @@ def test_what_is_ours_nobody_else_changes() -> None:
 def test_one_version_with_two_contents() -> None:
     ring = seeded()
     theirs = second(ring)
-    assert merged(ring, said(replace(theirs, owner=LIAR.name), TWO)) == ["version-reused"]
+    again = said(replace(theirs, owner=LIAR.name), TWO)
+    assert merged(ring, again) in ([], ["version-reused"]), "the greater stamp counts"
+    conflict = ring.conflicts[theirs.start]
+    assert conflict.reason == "version-reused"
+    assert {conflict.held.owner, conflict.said.owner} == {TWO.name, LIAR.name}
+    assert (
+        ring.owner_of(theirs.start)
+        == max((theirs, conflict.said), key=lambda piece: piece.stamp).owner
+    )
 
 
 @pytest.mark.parametrize(

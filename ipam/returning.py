@@ -1,0 +1,122 @@
+"""After a start: is what we remember still true? Pure.
+
+Who drives it: ``ipam.allocator``.
+
+    start --> waiting --every peer in reach answered VERIFY--> sure
+                 ` nobody in reach for ALONE seconds: goes on, and asks as soon as somebody is
+
+A host comes back from the dead, from an old snapshot, or after its space was taken over: what its
+disk says was true once. Until somebody has told what is newer, nothing is given out, and what an
+answer says of our own slices is believed (docs/ipam.md R17, R18).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from ipam.effects import AllocatorEffect, SendTo
+from ipam.messages import MAX_EXTENTS, Message, MessageKind
+from ipam.ring import Ring
+from mesh.clock import Instant
+from mesh.names import PeerName
+
+if TYPE_CHECKING:
+    from random import Random
+
+ALONE = 10.0
+"""Seconds that a start waits for company it has had: connecting takes less."""
+
+ASK_AGAIN = 1.0
+"""Seconds until a peer that has not answered is asked once more."""
+
+SILENCE = 30.0
+"""Seconds after which peers that are in reach and do not answer are not waited for any longer:
+they are of a version that does not know the question."""
+
+BATCH = 256
+"""Slices of one answer; whoever gets so many asks again."""
+
+
+class Return:
+    """Invariant: while ``is_waiting``, nothing is allocated, donated or handed over."""
+
+    def __init__(self, ring: Ring, rng: Random) -> None:
+        self._ring, self._rng = ring, rng
+        self.is_waiting = False
+        self.until: Instant | None = None
+        """When to ask again, or to go on."""
+        self._began = Instant(0.0)
+        self.is_open = False
+        """Somebody may still tell us that what we remember is old."""
+        self._answered: set[PeerName] = set()
+        self._number = 0
+        self._asked: dict[int, PeerName] = {}
+
+    def begin(self, reachable: Collection[PeerName], now: Instant) -> list[AllocatorEffect]:
+        """Nothing of what we remember is certain."""
+        self.is_waiting = self.is_open = True
+        self._began, self._number = now, self._rng.getrandbits(31)
+        self._answered.clear()
+        self._asked.clear()
+        return self.go_on(reachable, now)
+
+    def peers(self, reachable: Collection[PeerName], now: Instant) -> list[AllocatorEffect]:
+        return self.go_on(reachable, now) if self.is_open else []
+
+    def go_on(self, reachable: Collection[PeerName], now: Instant) -> list[AllocatorEffect]:
+        """Ask those who have not answered, or be content."""
+        missing = sorted(set(reachable) - self._answered)
+        if reachable and not missing:
+            self._end()
+            return []
+        if now >= self._began + (SILENCE if reachable else ALONE):
+            if self._answered & set(reachable):
+                self._end()
+                return []
+            self.is_waiting = False
+        self.until = Instant(now + ASK_AGAIN)
+        if not reachable and not self.is_waiting:
+            self.until = None  # until there is somebody
+        return [self._ask(peer) for peer in missing]
+
+    def _ask(self, peer: PeerName) -> SendTo:
+        for number in [n for n, asked in self._asked.items() if asked == peer][:-3]:
+            del self._asked[number]
+        self._number = (self._number + 1) & 0xFFFFFFFF
+        self._asked[self._number] = peer
+        mine = sorted(self._ring.owned(self._ring.us), key=lambda s: s.size, reverse=True)
+        extents = tuple((s.start, s.end, s.version) for s in mine[:MAX_EXTENTS])
+        return SendTo(peer, Message(MessageKind.VERIFY, self._number, extents=extents).encode())
+
+    def is_asked(self, src: PeerName, message: Message) -> bool:
+        """Whether this answers a question of ours."""
+        return self.is_open and self._asked.get(message.number) == src
+
+    def answered(
+        self, src: PeerName, message: Message, reachable: Collection[PeerName], now: Instant
+    ) -> list[AllocatorEffect]:
+        """NEWER, merged already."""
+        if not self.is_asked(src, message):
+            return []
+        if len(message.slices) < BATCH:
+            self._answered.add(src)
+        return self.go_on(reachable, now)
+
+    def _end(self) -> None:
+        self.is_waiting = self.is_open = False
+        self.until = None
+        self._asked.clear()
+
+
+def newer(ring: Ring, src: PeerName, message: Message) -> SendTo:
+    """What we know later of what somebody believes to own."""
+    found: dict[int, bytes] = {}
+    for start, end, version in message.extents:
+        if start < end:
+            for piece in ring.newer(start, end, version):
+                found[piece.start] = ring.encoded(piece)
+        if len(found) >= BATCH:
+            break
+    slices = tuple(list(found.values())[:BATCH])
+    return SendTo(src, Message(MessageKind.NEWER, message.number, slices).encode())

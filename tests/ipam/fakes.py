@@ -1,0 +1,117 @@
+"""What a simulated host stands on: an identity that signs fast, a disk that fails as disks do."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b, sha256
+from typing import cast
+
+import ipam.core
+import ipam.election
+import ipam.handover
+import ipam.ring
+import ipam.slices
+from ipam.address import Address
+from ipam.effects import (
+    AllocationKey,
+    Change,
+    DropAllocation,
+    DropSlice,
+    SetAllocation,
+    SetCluster,
+    SetSlice,
+    SetVote,
+    Stored,
+)
+from mesh.crypto.identity import Identity
+from mesh.errors import OperatorError
+from mesh.names import PeerName
+
+
+class FastIdentity:
+    """Signs with a hash that everybody can compute: a liar here never forges a signature, and
+    that a forged one is refused is tested with real ones."""
+
+    def __init__(self, seed: bytes) -> None:
+        self.public_key = sha256(seed).digest()
+        self.name = PeerName.of(self.public_key)
+
+    def sign(self, context: bytes, message: bytes) -> bytes:
+        return _seal(self.public_key, context, message)
+
+
+def _seal(key: bytes, context: bytes, message: bytes) -> bytes:
+    return blake2b(message, key=key, person=context[-16:]).digest()
+
+
+def _verify(key: bytes, context: bytes, message: bytes, signature: bytes) -> bool:
+    return _seal(key, context, message) == signature
+
+
+def identity(seed: bytes) -> Identity:
+    return cast("Identity", FastIdentity(seed))
+
+
+def install(put: Callable[[object, str, object], None] = setattr) -> None:
+    """For the whole process, which does nothing but simulate; in tests, by a patch that ends."""
+    for module in (ipam.ring, ipam.election):
+        put(module, "verify", _verify)
+    decode = functools.lru_cache(1 << 14)(ipam.slices.decode_slice)
+    for module in (ipam.ring, ipam.core, ipam.handover):
+        put(module, "decode_slice", decode)
+
+
+class KilledError(Exception):
+    """kill -9 of the daemon, here."""
+
+
+@dataclass
+class Disk:
+    """The twin of ``ipam.drivers.store``: one transaction at a time, whole or not at all."""
+
+    cluster: bytes | None = None
+    vote: bytes | None = None
+    slices: dict[Address, bytes] = field(default_factory=dict)
+    allocations: dict[AllocationKey, Address] = field(default_factory=dict)
+    broken: bool = False
+    """Every write fails."""
+    kill_at: int | None = None
+    """Statements of the next transaction after which the process dies; as many as there are: just
+    before COMMIT; more: just behind it."""
+
+    def apply(self, changes: list[Change]) -> None:
+        if self.kill_at is not None and self.kill_at <= len(changes):
+            raise KilledError
+        if self.broken:
+            raise OperatorError("no room", "store-full")
+        for change in changes:
+            match change:
+                case SetCluster(value):
+                    self.cluster = value
+                case SetVote(octets):
+                    self.vote = octets
+                case SetSlice(start, octets):
+                    self.slices[start] = octets
+                case DropSlice(start):
+                    self.slices.pop(start, None)
+                case SetAllocation(key, address):
+                    assert key not in self.allocations, "a key stored twice"
+                    assert address not in self.allocations.values(), "an address stored twice"
+                    self.allocations[key] = address
+                case DropAllocation(key):
+                    self.allocations.pop(key, None)
+        if self.kill_at is not None:
+            raise KilledError
+
+    def stored(self) -> Stored:
+        octets = tuple(data for _, data in sorted(self.slices.items()))
+        return Stored(self.cluster, self.vote, octets, dict(self.allocations))
+
+    def copy(self) -> Disk:
+        return Disk(self.cluster, self.vote, dict(self.slices), dict(self.allocations))
+
+
+def key_of(number: int) -> AllocationKey:
+    return AllocationKey(f"c{number}", "eth0")
