@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from mesh.connection.reasons import explain
@@ -164,7 +165,10 @@ def ipam_text(ipam: Json) -> str:
     ]
     if ipam["fault"]:
         lines.append(f"FAULT     {ipam['fault']}")
-    lines += [f"CONFLICT  {c['start']}: {c['reason']} ({c['source']})" for c in ipam["conflicts"]]
+    if ipam["withheld"]:
+        lines.append(f"WITHHELD  nothing is given out: {ipam['withheld']}")
+    lines += [_conflict(c) for c in ipam["conflicts"]]
+    lines += [f"ASTRAY    {address}: in another's space, asked back" for address in ipam["astray"]]
     lines += [f"LOST      {x['address']} of {x['container']}" for x in ipam["lost"]]
     rows = [
         (
@@ -177,6 +181,47 @@ def ipam_text(ipam: Json) -> str:
     ]
     shares = table(("PEER", "OWNS", "SHARE", "REACHABLE"), rows)
     return "\n".join(lines) + "\n\n" + shares
+
+
+def who_text(who: Json) -> str:
+    owner = who["nickname"] or "nobody"
+    lines = [
+        f"address    {who['address']} {who['state']}",
+        f"owner      {owner}{'' if who['reachable'] or not who['owner'] else ', out of reach'}",
+    ]
+    if who["container"] is not None:
+        since = "" if who["since"] is None else f" since {_moment(who['since'])}"
+        lines.append(f"container  {who['container']} {who['interface']}{since}")
+    if (piece := who["slice"]) is not None:
+        how = "taken over by" if piece["takeover"] else "issued by"
+        lines.append(f"slice      {piece['start']} to {piece['end']}, {how} {piece['issuer']}")
+    past = f"\n{history_text(who['history'])}" if who["history"] else ""
+    return "\n".join(lines) + "\n" + past
+
+
+def history_text(rows: Sequence[Json]) -> str:
+    return table(
+        ("AT", "WHAT", "ADDRESS", "CONTAINER", "INTERFACE"),
+        [(_moment(r["at"]), r["what"], r["address"], r["container"], r["interface"]) for r in rows],
+    )
+
+
+def check_text(check: Json) -> str:
+    whole = f"{check['range']}: {check['slices']} slices of {check['peers']} peers"
+    whole += f", {check['used']} used here\n"
+    if not check["findings"]:
+        return f"{whole}nothing is wrong\n"
+    rows = [(f["what"], f["where"], f["why"]) for f in check["findings"]]
+    return whole + table(("WHAT", "WHERE", "WHY"), rows)
+
+
+def _moment(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _conflict(c: Json) -> str:
+    where = c["start"] if c["start"] == c["end"] else f"{c['start']} to {c['end']}"
+    return f"CONFLICT  {where}: {c['reason']}, {c['held']} and {c['said']} (from {c['source']})"
 
 
 _REFUSED = {

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ipam.address import Address
@@ -26,8 +27,19 @@ from ipam.effects import (
 )
 from mesh.errors import OperatorError
 
-SCHEMA = 1
+SCHEMA = 2
 _WIDTH = 16
+
+HISTORY = 20_000
+"""Changes of addresses that are remembered: some days of a busy host, two megabytes."""
+
+_HISTORY = """
+CREATE TABLE history (
+    number INTEGER PRIMARY KEY, at INTEGER NOT NULL, what TEXT NOT NULL,
+    address BLOB NOT NULL, container TEXT NOT NULL, interface TEXT NOT NULL
+);
+CREATE INDEX history_address ON history (address);
+"""
 
 _TABLES = f"""
 BEGIN;
@@ -37,10 +49,19 @@ CREATE TABLE allocation (
     container TEXT NOT NULL, interface TEXT NOT NULL, address BLOB NOT NULL UNIQUE,
     PRIMARY KEY (container, interface)
 ) WITHOUT ROWID;
+{_HISTORY}
 PRAGMA user_version={SCHEMA};
 COMMIT;
 """
 
+
+_PAST = """
+SELECT at, what, address, container, interface FROM history
+WHERE ?1 IS NULL OR address = ?1 ORDER BY number DESC LIMIT ?2
+"""
+
+_MIGRATIONS = {1: f"BEGIN; {_HISTORY} PRAGMA user_version=2; COMMIT;"}
+"""From each schema that ever was to the next, each in one transaction."""
 
 DAMAGE = (sqlite3.DatabaseError, ValueError, TypeError, AttributeError, OverflowError)
 """What reading a file raises that holds other things than were written: SQLite's own checks see
@@ -49,6 +70,17 @@ its pages, not what is in them."""
 
 class StoreError(OperatorError):
     """The store cannot be used; its ``reason`` says why, and nothing was overwritten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What once became of an address. ``at`` is the time of day, in seconds since 1970."""
+
+    at: int
+    what: str
+    address: Address
+    container: str
+    interface: str
 
 
 class SqliteStore:
@@ -60,7 +92,7 @@ class SqliteStore:
         self.path = path
         rows = [("owner", owner.encode()), ("range", range.encode())]
         filled = ("INSERT INTO meta VALUES (?, ?)", rows)
-        self._db = open_database(path, SCHEMA, _TABLES, filled)
+        self._db = open_database(path, SCHEMA, _TABLES, filled, _MIGRATIONS)
         try:
             self._recognise(owner, range)
         except StoreError:
@@ -134,15 +166,41 @@ class SqliteStore:
             case DropSlice(start):
                 db.execute("DELETE FROM slice WHERE start = ?", (start.to_bytes(_WIDTH, "big"),))
             case SetAllocation(key, address):
+                octets = address.to_bytes(_WIDTH, "big")
                 db.execute(
                     "INSERT INTO allocation VALUES (?, ?, ?)",
-                    (key.container, key.interface, address.to_bytes(_WIDTH, "big")),
+                    (key.container, key.interface, octets),
                 )
+                self._note("allocated", octets, key)
             case DropAllocation(key):
-                db.execute(
-                    "DELETE FROM allocation WHERE container = ? AND interface = ?",
+                gone = db.execute(
+                    "DELETE FROM allocation WHERE container = ? AND interface = ?"
+                    " RETURNING address",
                     (key.container, key.interface),
-                )
+                ).fetchall()
+                for (octets,) in gone:
+                    self._note("freed", octets, key)
+
+    def _note(self, what: str, address: bytes, key: AllocationKey) -> None:
+        """For the ledger alone: no decision is ever made by the time of day."""
+        number = self._db.execute(
+            "INSERT INTO history (at, what, address, container, interface)"
+            " VALUES (unixepoch(), ?, ?, ?, ?)",
+            (what, address, key.container, key.interface),
+        ).lastrowid
+        self._db.execute("DELETE FROM history WHERE number <= ?", ((number or 0) - HISTORY,))
+
+    def history(self, address: Address | None = None, limit: int = 100) -> list[Past]:
+        """The newest first, of one address or of all. Raises StoreError."""
+        octets = None if address is None else address.to_bytes(_WIDTH, "big")
+        try:
+            rows = self._db.execute(_PAST, (octets, limit)).fetchall()
+            return [
+                Past(at, what, Address(int.from_bytes(where, "big")), container, interface)
+                for at, what, where, container, interface in rows
+            ]
+        except DAMAGE as err:
+            raise explained(self.path, err) from err
 
     def close(self) -> None:
         self._db.close()
@@ -153,8 +211,10 @@ def open_database(
     schema: int,
     tables: str,
     filled: tuple[str, list[tuple[str, bytes]]] | None = None,
+    migrations: Mapping[int, str] | None = None,
 ) -> sqlite3.Connection:
-    """A database of ours: made whole beside its place when it is not there, else looked through.
+    """A database of ours: made whole beside its place when it is not there, else looked through,
+    and brought from an older schema to this one.
 
     A file that is there is therefore never an unfinished one: when it is empty, it has lost what
     it held. Raises StoreError, and leaves the file as it is.
@@ -167,7 +227,8 @@ def open_database(
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         held = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version != schema and (held or version):
+        steps = range(version, schema) if migrations is not None and held else ()
+        if version != schema and (held or version) and not _all_known(steps, migrations):
             raise StoreError(
                 f"{path} is of schema {version}, this weaver knows {schema}", "store-version"
             )
@@ -177,6 +238,8 @@ def open_database(
             raise StoreError(f"{path} is damaged", "store-corrupt")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
+        for step in steps:
+            db.executescript((migrations or {})[step])
     except (*DAMAGE, StoreError, OSError) as err:
         if db is not None:
             db.close()
@@ -184,6 +247,11 @@ def open_database(
             raise
         raise explained(path, err) from err
     return db
+
+
+def _all_known(steps: Iterable[int], migrations: Mapping[int, str] | None) -> bool:
+    known = [step in (migrations or {}) for step in steps]
+    return bool(known) and all(known)
 
 
 def _create(path: Path, tables: str, filled: tuple[str, list[tuple[str, bytes]]] | None) -> None:

@@ -203,3 +203,77 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         opened(tmp_path / "missing")
     assert caught.value.reason == "store-unwritable"
+
+
+SCHEMA_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE slice (start BLOB PRIMARY KEY, octets BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE allocation (
+    container TEXT NOT NULL, interface TEXT NOT NULL, address BLOB NOT NULL UNIQUE,
+    PRIMARY KEY (container, interface)
+) WITHOUT ROWID;
+PRAGMA user_version=1;
+"""
+"""As it was written until addresses had a history."""
+
+
+def old_file(tmp_path: Path) -> Path:
+    path = tmp_path / "ipam.db"
+    with sqlite3.connect(path) as db:
+        db.executescript(SCHEMA_1)
+        rows = [("owner", b"us"), ("range", b"10.0.0.0/24"), ("vote", b"v")]
+        db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+        octets = (3).to_bytes(16, "big")
+        db.execute(
+            "INSERT INTO allocation VALUES (?, ?, ?)", (KEY.container, KEY.interface, octets)
+        )
+    db.close()
+    return path
+
+
+def test_a_file_of_the_first_schema_goes_on(tmp_path: Path) -> None:
+    old_file(tmp_path)
+    for _ in range(2):
+        store = opened(tmp_path)
+        assert store.load().allocations == {KEY: 3}
+        assert store.load().vote == b"v"
+        store.close()
+    store = opened(tmp_path)
+    store.apply((DropAllocation(KEY),))
+    assert [(past.what, past.container) for past in store.history()] == [("freed", KEY.container)]
+    store.close()
+
+
+def test_a_migration_that_cannot_be_written_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = old_file(tmp_path)
+    broken = {1: "BEGIN; CREATE TABLE half (x); CREATE TABLE slice (x); COMMIT;"}
+    monkeypatch.setattr("ipam.drivers.store._MIGRATIONS", broken)
+    with pytest.raises(StoreError):
+        opened(tmp_path)
+    monkeypatch.undo()
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'half'").fetchone() == (
+            0,
+        )
+    db.close()
+    store = opened(tmp_path)
+    assert store.load().allocations == {KEY: 3}
+    store.close()
+
+
+def test_the_past_of_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newest first, of one or of all, and not for ever."""
+    monkeypatch.setattr("ipam.drivers.store.HISTORY", 5)
+    store = opened(tmp_path)
+    for _ in range(3):
+        store.apply((SetAllocation(KEY, Address(3)), SetAllocation(OTHER, Address(4))))
+        store.apply((DropAllocation(KEY), DropAllocation(OTHER), DropAllocation(OTHER)))
+    assert [past.what for past in store.history(Address(3))] == ["freed", "allocated"]
+    assert len(store.history()) == 5
+    assert store.history()[0].container == OTHER.container
+    assert store.history(Address(77)) == []
+    assert len(store.history(limit=2)) == 2
+    store.close()

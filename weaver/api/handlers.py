@@ -86,6 +86,15 @@ class Handlers:
     async def ipam_list(self, _: web.Request) -> Any:  # noqa: ANN401
         return self._facade.ipam_list()
 
+    async def ipam_who(self, request: web.Request) -> Any:  # noqa: ANN401
+        return self._facade.ipam_who(request.match_info["address"])
+
+    async def ipam_check(self, _: web.Request) -> Any:  # noqa: ANN401
+        return self._facade.ipam_check()
+
+    async def ipam_history(self, _: web.Request) -> Any:  # noqa: ANN401
+        return self._facade.ipam_history()
+
     async def ipam_ring(self, _: web.Request) -> Any:  # noqa: ANN401
         return self._facade.ipam_ring()
 
@@ -156,7 +165,10 @@ class Handlers:
         return await self._facade.ipam_free(body["container"], _interface(body))
 
     async def ipam_reclaim(self, body: Body) -> Any:  # noqa: ANN401
-        return await self._facade.ipam_reclaim(body["peer"])
+        return await self._facade.ipam_reclaim(body["peer"], bool(body.get("force")))
+
+    async def ipam_resolve(self, body: Body) -> Any:  # noqa: ANN401
+        return await self._facade.ipam_resolve(body["address"])
 
     async def stop(self, _: Body) -> Any:  # noqa: ANN401
         return self._facade.stop()

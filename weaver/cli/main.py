@@ -171,11 +171,15 @@ def _launch(commands: Any) -> None:  # noqa: ANN401
 
 
 def _ipam(commands: Any) -> None:  # noqa: ANN401
-    ipam = _command(commands, "ipam", "addresses: list, ring, allocate, claim, free, reclaim")
+    ipam = _command(commands, "ipam", "addresses: who has them, whose they are")
     verbs = ipam.add_subparsers(dest="verb", metavar="VERB", required=True)
     _reader(verbs, "status", "the range and everybody's share")
     _reader(verbs, "list", "addresses in use on this host")
     _reader(verbs, "ring", "who owns which slice of the range")
+    who = _reader(verbs, "who", "whose an address is, who has it, and who had it before")
+    who.add_argument("address")
+    _reader(verbs, "check", "what is wrong with addresses; exit 1 if anything is")
+    _reader(verbs, "history", "addresses given out and freed here, newest first")
     for name, text in (
         ("allocate", "an address for a container"),
         ("claim", "this address for a container"),
@@ -188,6 +192,11 @@ def _ipam(commands: Any) -> None:  # noqa: ANN401
         verb.add_argument("--interface", default="ethwe")
     reclaim = _reader(verbs, "reclaim", "take over the space of a peer that is gone for good")
     reclaim.add_argument("peer", help="its name or nickname")
+    reclaim.add_argument(
+        "--force", action="store_true", help="also where most of the ring is out of reach"
+    )
+    resolve = _reader(verbs, "resolve", "end a dispute: what is ours of it is ours")
+    resolve.add_argument("address", help="any of the disputed range")
 
 
 # ---- what they do
@@ -255,9 +264,20 @@ def _ipam_verb(args: argparse.Namespace, client: Client) -> int:
                     [(r["start"], r["end"], r["size"], r["nickname"], r["version"]) for r in rows],
                 ),
             )
+        case "who":
+            return _print(args, client.get(f"/v1/ipam/addresses/{args.address}"), s.who_text)
+        case "check":
+            found = client.get("/v1/ipam/check")
+            _print(args, found, s.check_text)
+            return FAILED if found["findings"] else FINE
+        case "history":
+            return _print(args, client.get("/v1/ipam/history"), s.history_text)
         case "reclaim":
-            done = client.post("/v1/ipam/reclaim", peer=args.peer)
+            done = client.post("/v1/ipam/reclaim", peer=args.peer, force=args.force)
             return _print(args, done, lambda d: f"took over {d['peer']}: {d['owned']} owned now\n")
+        case "resolve":
+            done = client.post("/v1/ipam/resolve", address=args.address)
+            return _print(args, done, lambda d: f"{d['address']} is disputed no more\n")
         case verb:
             body = {"container": args.container, "interface": args.interface}
             if verb == "claim":

@@ -16,9 +16,10 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
+from ipam.address import Address
 from ipam.allocator import Allocator
 from ipam.drivers.service import IpamService
-from ipam.drivers.store import SqliteStore, explained
+from ipam.drivers.store import Past, SqliteStore, explained
 from ipam.election import CHANNEL as ELECTION
 from ipam.ring import CHANNEL as RING
 from mesh.crypto.password import DEFAULT_ID, PasswordRing, parse_password_file
@@ -120,6 +121,7 @@ class Daemon:
                 f"port {config.port} or {config.probe_port}: {err.strerror}", "port-taken"
             ) from err
         self.worker.start()
+        self.ipam.start(company=bool(config.peers or self.state.targets))
         await self.attacher.reconcile()
         if config.seed and not self.ipam.allocator.ring.is_seeded:
             await self.ipam.seed(())
@@ -267,6 +269,7 @@ class Daemon:
             case PeerGone(peer):
                 self._note("peer forgotten", peer=peer)
             case CloneSuspected():
+                self.ipam.cloned()
                 self._note("identity is in use elsewhere", reason="cloned-identity")
 
     def _worker_lost(self, reason: str) -> None:
@@ -284,6 +287,10 @@ class Daemon:
     def nickname(self, peer: PeerName) -> str:
         record = self.router.topology.records.get(peer)
         return record.nickname if record is not None else str(peer)
+
+    def past(self, address: Address | None, limit: int) -> list[Past]:
+        """What became of an address, or of all, the newest first."""
+        return self._store.history(address, limit)
 
     def background(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Run something beside everything else; its failure is logged."""

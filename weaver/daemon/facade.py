@@ -15,6 +15,7 @@ from mesh.names import PeerName
 from weaver import __version__
 from weaver.daemon.attach import Attachment, AttachRequest, check_request
 from weaver.daemon.daemon import HANDOVER_TIMEOUT, Daemon
+from weaver.daemon.ledger import Ledger
 from weaver.daemon.network import MAX_RATE, MIN_RATE, Shape
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,16 @@ Json = Any
 class Facade:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
+
+    @property
+    def ledger(self) -> Ledger:
+        daemon = self.daemon
+        return Ledger(
+            daemon.ipam.allocator,
+            nickname=daemon.nickname,
+            reachable=lambda: daemon.router.reachable,
+            history=daemon.past,
+        )
 
     # ---- reading
 
@@ -94,6 +105,8 @@ class Facade:
             "gaps": [[allocator.range.text(a), allocator.range.text(b)] for a, b in ring.gaps()],
             "pending": allocator.pending_count,
             "fault": self.daemon.ipam.fault,
+            "withheld": allocator.withheld,
+            "astray": [allocator.range.text(a) for a in sorted(allocator.estate.astray)],
             "shares": [
                 {
                     "peer": str(peer),
@@ -106,13 +119,14 @@ class Facade:
             ],
             "conflicts": [
                 {
-                    "start": allocator.range.text(start),
+                    "start": allocator.range.text(c.start),
+                    "end": allocator.range.text(c.end - 1),
                     "reason": c.reason,
                     "held": f"{c.held.owner} v{c.held.version}",
                     "said": f"{c.said.owner} v{c.said.version}",
                     "source": str(c.source),
                 }
-                for start, c in sorted(ring.conflicts.items())
+                for _, c in sorted(ring.conflicts.items())
             ],
             "lost": [
                 {
@@ -149,6 +163,15 @@ class Facade:
             }
             for _, s in sorted(allocator.ring.slices.items())
         ]
+
+    def ipam_who(self, address: str) -> Json:
+        return self.ledger.who(self.daemon.config.range.number(address))
+
+    def ipam_check(self) -> Json:
+        return self.ledger.check()
+
+    def ipam_history(self) -> Json:
+        return self.ledger.past(1000)
 
     def attachments(self) -> Json:
         return [_attachment(row) for row in self.daemon.attacher.list()]
@@ -248,10 +271,15 @@ class Facade:
         address = await self.daemon.ipam.free(key)
         return {"address": None if address is None else self.daemon.config.range.text(address)}
 
-    async def ipam_reclaim(self, peer: str) -> Json:
+    async def ipam_reclaim(self, peer: str, force: bool) -> Json:
         name = self._peer(peer)
-        await self.daemon.ipam.reclaim(name)
+        await self.daemon.ipam.reclaim(name, force=force)
         return {"peer": str(name), "owned": self.daemon.ipam.allocator.space.size}
+
+    async def ipam_resolve(self, address: str) -> Json:
+        number = self.daemon.config.range.number(address)
+        await self.daemon.ipam.resolve(number)
+        return {"address": self.daemon.config.range.text(number)}
 
     def stop(self) -> Json:
         self.daemon.stopping.set()

@@ -1,0 +1,136 @@
+"""What can be said of any address, and of the whole: the ledger. Plain JSON values.
+
+Everything is derived from what the allocator and its store hold; nothing is kept here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from ipam.address import Address
+from ipam.allocator import Allocator
+from ipam.drivers.store import Past
+from mesh.names import PeerName
+
+Json = Any
+
+FRAGMENTS = 64
+"""Slices of one peer above which somebody should know: each costs everybody 190 octets."""
+
+
+class Ledger:
+    """``nickname`` and ``reachable`` are the mesh's; ``history`` is the store's."""
+
+    def __init__(
+        self,
+        allocator: Allocator,
+        *,
+        nickname: Callable[[PeerName], str],
+        reachable: Callable[[], Collection[PeerName]],
+        history: Callable[[Address | None, int], list[Past]],
+    ) -> None:
+        self._allocator, self._history = allocator, history
+        self._nickname, self._reachable = nickname, reachable
+
+    def who(self, address: Address) -> Json:
+        """Whose it is, who has it, since when, and who had it before, as far as this host knows."""
+        allocator = self._allocator
+        piece, key = allocator.ring.at(address), allocator.holder_of(address)
+        past = self._history(address, 100)
+        since = next((p.at for p in past if p.what == "allocated"), None) if key else None
+        evidence = None
+        if piece is not None:
+            evidence = {
+                "start": allocator.range.text(piece.start),
+                "end": allocator.range.text(piece.end - 1),
+                "version": piece.version,
+                "issuer": str(piece.issuer),
+                "takeover": piece.takeover,
+            }
+        return {
+            "address": allocator.range.text(address),
+            "state": self._state(address),
+            "owner": None if piece is None else str(piece.owner),
+            "nickname": None if piece is None else self._nickname(piece.owner),
+            "reachable": piece is not None and self._is_there(piece.owner),
+            "container": None if key is None else key.container,
+            "interface": None if key is None else key.interface,
+            "since": since,
+            "slice": evidence,
+            "history": [_past(allocator, row) for row in past],
+        }
+
+    def _state(self, address: Address) -> str:
+        allocator = self._allocator
+        space, piece = allocator.space, allocator.ring.at(address)
+        if not allocator.range.is_usable(address):
+            return "reserved"
+        if allocator.holder_of(address) is not None:
+            return "used" if space.owns(address) else "astray"
+        if allocator.ring.conflicts.disputed(address):
+            return "disputed"
+        if piece is None:
+            return "nobody's"
+        if piece.owner != allocator.us:
+            return "another's"
+        return "resting" if space.rests(address) else "free"
+
+    def past(self, limit: int) -> Json:
+        return [_past(self._allocator, row) for row in self._history(None, limit)]
+
+    def check(self) -> Json:
+        """What is wrong, worst first; ``findings`` is empty when nothing is."""
+        allocator = self._allocator
+        ring, text = allocator.ring, allocator.range.text
+        found: list[Json] = []
+
+        def find(what: str, where: str, why: str) -> None:
+            found.append({"what": what, "where": where, "why": why})
+
+        for conflict in ring.conflicts.values():
+            where = f"{text(conflict.start)} to {text(conflict.end - 1)}"
+            sides = f"{conflict.held.owner} v{conflict.held.version} and"
+            sides += f" {conflict.said.owner} v{conflict.said.version}, from {conflict.source}"
+            find(conflict.reason, where, sides)
+        for start, end in ring.gaps():
+            find("gap", f"{text(start)} to {text(end - 1)}", "nobody is known to own it")
+        for address in sorted(allocator.estate.astray):
+            key = allocator.holder_of(address)
+            why = "in use here, in another's space" + (f": {key.container}" if key else "")
+            find("astray", text(address), why)
+        for peer, share in sorted(ring.shares().items()):
+            if not self._is_there(peer):
+                find("unreachable", self._nickname(peer), f"{share} addresses out of reach")
+        counts: dict[PeerName, int] = {}
+        for piece in ring.slices.values():
+            counts[piece.owner] = counts.get(piece.owner, 0) + 1
+        for peer, count in counts.items():
+            if count > FRAGMENTS:
+                find("fragmented", self._nickname(peer), f"{count} slices")
+        if allocator.withheld is not None:
+            find("withheld", str(allocator.us), f"nothing is given out: {allocator.withheld}")
+        if not ring.is_seeded and allocator.pending_count:
+            find(
+                "no-quorum", str(allocator.range), "requests wait and nobody has divided the range"
+            )
+        return {
+            "range": str(allocator.range),
+            "slices": len(ring.slices),
+            "peers": len(counts),
+            "used": len(allocator.allocations),
+            "findings": found,
+        }
+
+    def _is_there(self, peer: PeerName) -> bool:
+        return peer == self._allocator.us or peer in self._reachable()
+
+
+def _past(allocator: Allocator, row: Past) -> Json:
+    return {
+        "at": row.at,
+        "what": row.what,
+        "address": allocator.range.text(row.address),
+        "container": row.container,
+        "interface": row.interface,
+    }
