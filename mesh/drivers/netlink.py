@@ -10,7 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -55,10 +55,14 @@ class Veth:
 
 
 class Netlink:
-    """Links, addresses and routes of the namespace this process is in when one is made."""
+    """Links, addresses and routes of the namespace this process is in when one is made.
 
-    def __init__(self) -> None:
+    ``brief``: for the few calls of one request, in which no device changes its number.
+    """
+
+    def __init__(self, *, brief: bool = False) -> None:
         self._ipr: Any = IPRoute()
+        self._numbers: dict[str, int] | None = {} if brief else None
 
     def close(self) -> None:
         self._ipr.close()
@@ -70,6 +74,8 @@ class Netlink:
             if err.code == errno.ENODEV:
                 return None
             raise _named(err, f"read {name}") from err
+        if self._numbers is not None:
+            self._numbers[name] = got["index"]
         return Link(
             index=got["index"],
             mtu=got.get_attr("IFLA_MTU"),
@@ -90,9 +96,14 @@ class Netlink:
             )
         self._set(name, address=mac, mtu=mtu, state="up")
 
-    def enslave(self, name: str, bridge: str, mtu: int) -> None:
-        master = self._index(bridge)
-        self._set(name, master=master, mtu=mtu, state="up")
+    def enslave(self, name: str, bridge: str, mtu: int) -> str:
+        """Make a device a port, and run it; its MAC."""
+        master, link = self._index(bridge), self.link(name)
+        if link is None:
+            raise OSError(errno.ENODEV, f"there is no device {name}")
+        wanted = {"master": master, "mtu": mtu, "state": "up"}
+        _checked(lambda: self._ipr.link("set", index=link.index, **wanted), f"set up {name}")
+        return link.mac
 
     def set_hairpin(self, name: str) -> None:
         """Let a port of a bridge hear again what came from it."""
@@ -147,12 +158,11 @@ class Netlink:
     def set_up(self, name: str) -> None:
         self._set(name, state="up")
 
-    def set_gso_max(self, name: str, octets: int) -> None:
-        """How large the TCP super-frames may be that a device is given; for IPv4 and IPv6."""
-        self._set(name, gso_max_size=octets)
-
-    def set_mac(self, name: str, mac: str) -> None:
-        self._set(name, address=mac)
+    def prepare(self, name: str, gso_max: int, mac: str | None, *, up: bool) -> None:
+        """How large the TCP super-frames may be that a device is given, for IPv4 and IPv6; which
+        MAC it has; whether it runs: in one call, for each takes the kernel a while."""
+        more = {"address": mac} if mac else {}
+        self._set(name, gso_max_size=gso_max, **more, **({"state": "up"} if up else {}))
 
     def add_address(self, name: str, address: str, prefix: int) -> None:
         index = self._index(name)
@@ -175,10 +185,11 @@ class Netlink:
 
     def addresses(self, name: str) -> list[str]:
         """CIDR texts, none when there is no such device."""
-        link = self.link(name)
-        if link is None:
+        try:
+            index = self._index(name)
+        except OSError:
             return []
-        got = _checked(lambda: list(self._ipr.get_addr(index=link.index)), f"read {name}")
+        got = _checked(lambda: list(self._ipr.get_addr(index=index)), f"read {name}")
         return [f"{a.get_attr('IFA_ADDRESS')}/{a['prefixlen']}" for a in got]
 
     def add_route(self, destination: str, gateway: str | None, name: str) -> None:
@@ -202,16 +213,18 @@ class Netlink:
         )
         return any(r.get_attr("RTA_OIF") != index for r in got if r["dst_len"] == 0)
 
-    def routes(self, name: str) -> list[tuple[str, str | None]]:
+    def routes(self, name: str, versions: Iterable[int] = (4, 6)) -> list[tuple[str, str | None]]:
         """(destination, gateway) of the main table's routes through a device."""
-        link = self.link(name)
-        if link is None:
+        try:
+            index = self._index(name)
+        except OSError:
             return []
         found: list[tuple[str, str | None]] = []
-        for family, version in ((2, 4), (10, 6)):
+        for version in versions:
+            family = FAMILIES[version]
             got = _checked(
                 lambda family=family: list(  # type: ignore[misc]  # mypy types no such lambda
-                    self._ipr.get_routes(family=family, oif=link.index, table=RT_TABLE_MAIN)
+                    self._ipr.get_routes(family=family, oif=index, table=RT_TABLE_MAIN)
                 ),
                 f"read routes of {name}",
             )
@@ -222,6 +235,8 @@ class Netlink:
         return found
 
     def _index(self, name: str) -> int:
+        if self._numbers is not None and name in self._numbers:
+            return self._numbers[name]
         link = self.link(name)
         if link is None:
             raise OSError(errno.ENODEV, f"there is no device {name}")

@@ -11,8 +11,8 @@ from typing import Any
 from mesh.drivers.netlink import Netlink
 from weaver.daemon import nethelper
 
-CALLS = ("link", "ensure_bridge", "enslave", "add_veth", "delete", "set_up", "set_gso_max",
-         "set_mac", "add_address", "add_route", "set_hairpin", "shape", "has_default")  # fmt: skip
+CALLS = ("link", "ensure_bridge", "enslave", "add_veth", "delete", "set_up", "prepare",
+         "add_address", "add_route", "set_hairpin", "shape", "has_default")  # fmt: skip
 
 
 class Steps:

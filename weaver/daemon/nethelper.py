@@ -85,7 +85,7 @@ def inside(fd: int) -> Iterator[Netlink]:
     try:
         enter_namespace(fd)
         try:
-            nl = Netlink()
+            nl = Netlink(brief=True)
             try:
                 yield nl
             finally:
@@ -144,7 +144,7 @@ def attach(nl: Netlink, r: Request) -> Answer:
                 raise RefusedError("interface-exists", message) from err
             raise
         made = True
-        nl.enslave(r["host"], r["bridge"], HOST_MTU)
+        host_mac = nl.enslave(r["host"], r["bridge"], HOST_MTU)
         if r["hairpin"]:
             nl.set_hairpin(r["host"])
         if r["shape"]["ingress_rate"]:
@@ -152,8 +152,7 @@ def attach(nl: Netlink, r: Request) -> Answer:
         with inside(fd) as pod:
             mac, routes = _configure(pod, r)
         announce(r["bridge"], mac, r["addresses"])
-        host = nl.link(r["host"])
-        return {"mac": mac, "host_mac": None if host is None else host.mac, "routes": routes}
+        return {"mac": mac, "host_mac": host_mac, "routes": routes}
     except BaseException:
         if made:
             nl.delete(r["host"])
@@ -170,17 +169,15 @@ def plug(nl: Netlink, r: Request) -> Answer:
     try:
         nl.add_veth(Veth(r["host"], HOST_MTU, name, r["mtu"]), home)
         try:
-            nl.set_gso_max(name, POD_GSO_MAX)
-            nl.set_mac(name, r["mac"])
-            nl.enslave(r["host"], r["bridge"], HOST_MTU)
+            nl.prepare(name, POD_GSO_MAX, r["mac"], up=False)
+            host_mac = nl.enslave(r["host"], r["bridge"], HOST_MTU)
         except BaseException:
             nl.delete(r["host"])
             raise
     finally:
         os.close(home)
     announce(r["bridge"], r["mac"], r["addresses"])
-    host = nl.link(r["host"])
-    return {"mac": r["mac"], "host_mac": None if host is None else host.mac, "routes": []}
+    return {"mac": r["mac"], "host_mac": host_mac, "routes": []}
 
 
 def _octets(shape: dict[str, int], direction: str) -> tuple[int, int]:
@@ -207,13 +204,10 @@ def shape(nl: Netlink, r: Request) -> Answer:
 def _configure(pod: Netlink, r: Request) -> tuple[str, list[tuple[str, str | None]]]:
     """The pod's end's MAC, and the routes that it has now."""
     pod.set_up("lo")
-    pod.set_gso_max(r["ifname"], POD_GSO_MAX)
-    if r.get("mac"):
-        pod.set_mac(r["ifname"], r["mac"])
+    pod.prepare(r["ifname"], POD_GSO_MAX, r.get("mac"), up=True)
     for cidr in r["addresses"]:
         address, _, prefix = cidr.partition("/")
         pod.add_address(r["ifname"], address, int(prefix))
-    pod.set_up(r["ifname"])
     routes = []
     for destination, gateway in r.get("routes", ()):
         if destination in DEFAULTS and pod.has_default(DEFAULTS[destination], r["ifname"]):
@@ -273,8 +267,10 @@ def _look(pod: Netlink, r: Request) -> list[str]:
     wrong += [f"address {a} of {ifname} is missing" for a in r["addresses"] if a not in have]
     if _octets(r["shape"], "egress")[0] and not pod.is_shaped(ifname):
         wrong.append(f"{ifname} has lost its bound")
-    routes = pod.routes(ifname)
-    for destination, gateway in r.get("routes", ()):
+    wanted = r.get("routes", ())
+    versions = {6 if ":" in destination else 4 for destination, _ in wanted}
+    routes = pod.routes(ifname, sorted(versions))
+    for destination, gateway in wanted:
         if (destination, gateway) not in routes:
             wrong.append(f"route {destination} via {gateway or ifname} is missing")
     return wrong
