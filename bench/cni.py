@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
 from mesh.drivers.netlink import enter_namespace
@@ -103,6 +106,75 @@ def pods(count: int) -> Iterator[list[str]]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
+def steps(ours: Plugin, samples: int) -> list[tuple[str, list[float]]]:
+    """What an ADD's time is made of: the executable alone; what it asks, said by a client that is
+    there already; and of that the helper's part, by one of our own."""
+    server = str(Path(ours.path).parent.parent / "run" / "cni.sock")
+    bounds = ("ingress_rate", "ingress_burst", "egress_rate", "egress_burst")
+    wiring = {
+        "host": "vwbenchsteps",
+        "names": ["vwbenchsteps"],
+        "ifname": "eth0",
+        "mtu": 1400,
+        "bridge": "weave",
+        "mac": None,
+        "addresses": ["10.99.0.9/16"],
+        "routes": [],
+        "hairpin": False,
+        "shape": dict.fromkeys(bounds, 0),
+    }
+    whole: list[float] = []
+    helped: list[float] = []
+    command = [sys.executable, "-m", "weaver.daemon.nethelper"]
+    with (
+        pods(1) as (netns,),
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as helper,
+    ):
+        assert helper.stdin is not None
+        assert helper.stdout is not None
+        for _ in range(samples + WARM_UP):
+            whole.append(said(server, ours, "ADD", netns))
+            said(server, ours, "DEL", netns)
+            for do in ("attach", "delete"):
+                request = {"do": do, "netns": f"/run/netns/{netns}", **wiring}
+                began = time.perf_counter()
+                helper.stdin.write(json.dumps(request).encode() + b"\n")
+                helper.stdin.flush()
+                helper.stdout.readline()
+                if do == "attach":
+                    helped.append(time.perf_counter() - began)
+        helper.stdin.close()
+    return [
+        ("the executable: start of the interpreter, nothing asked", ours.took["VERSION"]),
+        ("the daemon: parsing, address, durable records, the helper", whole[WARM_UP:]),
+        ("of that the helper: namespace, veth pair, bridge, address", helped[WARM_UP:]),
+    ]
+
+
+def said(server: str, plugin: Plugin, command: str, netns: str) -> float:
+    """Seconds of a call without an executable."""
+    environ = {
+        "PLUGIN": OURS,
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": netns,
+        "CNI_NETNS": f"/run/netns/{netns}",
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": plugin.search,
+    }
+    head = "\n".join(f"{key}={value}" for key, value in environ.items()).encode()
+    stdin = json.dumps(plugin.config).encode()
+    began = time.perf_counter()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(server)
+        sock.sendall(struct.pack("!II", len(head), len(stdin)) + head + stdin)
+        status = sock.recv(1)
+        while sock.recv(65536):
+            pass
+    if status != b"\0":
+        raise RuntimeError(f"{command} was refused")
+    return time.perf_counter() - began
+
+
 def quantile(values: list[float], q: float) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * q))]
@@ -172,6 +244,7 @@ def measure(lab: Lab, samples: int, count: int) -> int:
     with inside(host.namespace):
         one_by_one(ours, theirs, samples)
         together = [[all_at_once(p, PARALLEL) for _ in range(3)] for p in (ours, theirs)]
+        profile = steps(ours, samples)
         first, last, each = many(ours, count, lambda: sum(map(resident, family)))
     print(f"| {samples} pods one after the other, ms | weaver-net | bridge + host-local | |")
     print("|---|---|---|---|")
@@ -183,6 +256,9 @@ def measure(lab: Lab, samples: int, count: int) -> int:
     mine, other = map(median, together)
     line = f"{1000 * mine:.0f} | {1000 * other:.0f} | {mine / other:.2f}×"
     print(f"| {PARALLEL} ADDs at once, until all are answered | {line} |")
+    print("\n| where an ADD's time goes, ms | least | p50 |\n|---|---|---|")
+    for what, took in profile:
+        print(f"| {what} | {1000 * min(took):.1f} | {1000 * median(took):.1f} |")
     print(
         f"\n{count} pods on one host: ADD p50 {1000 * first:.1f} ms of the first {EDGE}, ", end=""
     )
