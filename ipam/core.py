@@ -108,9 +108,14 @@ class Core:
             elif isinstance(change, SetVote):
                 self.election.saved(change.octets)
 
-    def cloned(self, now: Instant) -> list[AllocatorEffect]:
+    def doubted(self, now: Instant) -> list[AllocatorEffect]:
+        """A peer refuses us as a clone: if that is true, we are never to go on alone."""
+        self.returning.doubt()
+        return self._armed([], now)
+
+    def cloned(self, now: Instant, *, still: bool = True) -> list[AllocatorEffect]:
         """Another host has our identity and lives: whose our space is, nobody can tell."""
-        self.fence = "cloned-identity"
+        self.fence = "cloned-identity" if still else None
         effects: list[AllocatorEffect] = []
         self._serve(effects, now)
         return self._armed(effects, now)

@@ -69,7 +69,8 @@ class Handover:
 
     def give_up(self) -> None:
         """We stay. What was given already is the heir's."""
-        self.is_active, self.until = False, None
+        self.is_active = self.has_left = False
+        self.until = None
 
     def go_on(self, reachable: Collection[PeerName], now: Instant) -> list[AllocatorEffect]:
         """Say what has to be said now, or say it again."""

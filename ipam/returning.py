@@ -49,6 +49,7 @@ class Return:
         self._began = Instant(0.0)
         self.is_open = False
         """Somebody may still tell us that what we remember is old."""
+        self._must_meet = False
         self._answered: set[PeerName] = set()
         self._number = 0
         self._asked: dict[int, PeerName] = {}
@@ -61,6 +62,10 @@ class Return:
         self._asked.clear()
         return self.go_on(reachable, now)
 
+    def doubt(self) -> None:
+        """Somebody calls us a clone: alone, there is another of us with company (R21)."""
+        self._must_meet = True
+
     def peers(self, reachable: Collection[PeerName], now: Instant) -> list[AllocatorEffect]:
         return self.go_on(reachable, now) if self.is_open else []
 
@@ -70,7 +75,8 @@ class Return:
         if reachable and not missing:
             self._end()
             return []
-        if now >= self._began + (SILENCE if reachable else ALONE):
+        alone = not reachable and not self._must_meet
+        if now >= self._began + (SILENCE if reachable else ALONE) and (reachable or alone):
             if self._answered & set(reachable):
                 self._end()
                 return []
@@ -104,7 +110,7 @@ class Return:
         return self.go_on(reachable, now)
 
     def _end(self) -> None:
-        self.is_waiting = self.is_open = False
+        self.is_waiting = self.is_open = self._must_meet = False
         self.until = None
         self._asked.clear()
 

@@ -93,9 +93,13 @@ class IpamService:
         """The mesh is about to begin. ``company``: there are others, as far as anybody knows."""
         self._take(self.allocator.start(self._clock.now(), company=company))
 
-    def cloned(self) -> None:
-        """Another host has our identity."""
-        self._take(self.allocator.cloned(self._clock.now()))
+    def cloned(self, *, still: bool = True) -> None:
+        """Another host has our identity, or has it no more."""
+        self._take(self.allocator.cloned(self._clock.now(), still=still))
+
+    def doubted(self) -> None:
+        """A peer refused us as a clone."""
+        self._take(self.allocator.doubted(self._clock.now()))
 
     async def seed(self, owners: tuple[PeerName, ...]) -> None:
         await self._ask(lambda n, now: self.allocator.seed(n, owners, now))

@@ -33,6 +33,8 @@ class Ledger:
 
     def answered(self, node: Node, key: AllocationKey, address: Address) -> None:
         self.answers += 1
+        if node.is_restored and node.core is not None and not node.core.returning.is_waiting:
+            node.astray.add(address)  # alone with an old memory: it finds out when it is not
         self.check(node)  # what it gives may be what this very turn brought it
         held = self.holders.get(address)
         if held is not None and held != (node, key):
@@ -55,6 +57,11 @@ class Ledger:
         if self.holders.get(address) == (node, key):
             del self.holders[address]
 
+    def revived(self, node: Node, key: AllocationKey, address: Address) -> None:
+        """A container is back that may have been gone, its address another's since."""
+        if self.holders.setdefault(address, (node, key)) != (node, key):
+            node.astray.add(address)
+
     def died(self, node: Node) -> None:
         """The host is gone, and its containers with it."""
         self.holders = {a: who for a, who in self.holders.items() if who[0] is not node}
@@ -64,6 +71,8 @@ class Ledger:
     def check(self, node: Node) -> None:
         """What a step changed of one peer's space."""
         core = node.core
+        if node.is_clone:
+            return  # nobody hears of it; what it gives out is counted
         if core is None:
             if node.gone:
                 self._let_go(node)
@@ -74,6 +83,13 @@ class Ledger:
         assert node.batch is not None
         if node.batch.changes:
             return  # it has happened in memory alone: nothing of it was said or given
+        if node.is_restored:
+            if core.returning.is_open:
+                return  # it must not use what it remembers before it has asked
+            node.is_restored = False
+            for key, address in node.granted.items():
+                if self.holders.get(address) != (node, key) or not core.space.owns(address):
+                    node.astray.add(address)
         if node.taken:
             self._laid_to_rest(node)
         parts = tuple(core.space.slices)

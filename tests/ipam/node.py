@@ -23,6 +23,7 @@ from ipam.effects import (
 from ipam.election import CHANNEL as ELECTION
 from ipam.ring import CHANNEL as RING
 from mesh.clock import Instant
+from mesh.crypto.identity import Identity
 from mesh.effects import Arm, Notify
 from mesh.errors import MalformedMessageError, OperatorError
 from mesh.gossip.channel import Channel, Item
@@ -38,11 +39,18 @@ CHANNELS = (RING, ELECTION)
 
 
 class Node:
-    def __init__(self, world: World, number: int, seed: bytes, observer: bool) -> None:
+    def __init__(
+        self,
+        world: World,
+        number: int,
+        seed: bytes,
+        observer: bool,
+        like: Node | None = None,
+    ) -> None:
         self.world, self.number, self.observer = world, number, observer
-        self.identity = identity(seed)
+        self.identity: Identity = identity(seed) if like is None else like.identity
         self.name: PeerName = self.identity.name
-        self.disk = Disk()
+        self.disk: Disk = Disk() if like is None else like.disk.copy()
         self.core: Allocator | None = None
         self.batch: Batch | None = None
         self.gone = False
@@ -53,7 +61,9 @@ class Node:
         """What was taken over, and in which version."""
         self.astray: set[Address] = set()
         """Addresses of its containers in what was taken over."""
-        self.is_clone = False
+        self.is_clone = like is not None
+        self.is_restored = False
+        """Its memory is old, and it has not heard yet of what is newer."""
         self.life = 0
         self.deadline = 0
         self.rate, self.base = 1.0, world.rng.uniform(0.0, 1e6)
@@ -130,6 +140,10 @@ class Node:
         if self.core is not None:
             number = self._ask("reclaim", AllocationKey("", ""))
             self.perform(self.core.reclaim(number, peer, self.now(), force=force))
+
+    def doubt(self) -> None:
+        if self.core is not None:
+            self.perform(self.core.doubted(self.now()))
 
     def leave(self) -> None:
         if self.core is not None:

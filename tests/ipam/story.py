@@ -5,14 +5,17 @@ the world as it is then, so that a story with parts taken out is a story still.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
 from ipam.address import Address, AddressRange
+from ipam.effects import AllocationKey
 from ipam.ring import CHANNEL as RING
+from ipam.slices import Slice, decode_slice, encode_slice, sign_slice
 from mesh.gossip.channel import Item
 from mesh.names import PeerName
-from tests.ipam.fakes import key_of
+from tests.ipam.fakes import Disk, key_of
 from tests.ipam.node import Node
 from tests.ipam.world import GOSSIP, World
 
@@ -84,7 +87,7 @@ class Teller:
     def __init__(self, seed: int, told: Setting) -> None:
         self.world = World(seed, told.peers, AddressRange.parse(told.range), told.electors)
         self._keys, self._peers = 0, told.peers + 1
-        self._snapshots: list[tuple[Node, object, dict[object, Address]]] = []
+        self._snapshots: list[tuple[Node, Disk, dict[AllocationKey, Address]]] = []
         self.operations = 0
 
     def tell(self, steps: Sequence[Step]) -> None:
@@ -147,7 +150,7 @@ class Teller:
 
     def _stay(self, a: int, _: int) -> None:
         node = self._living(a)
-        if node is not None and node.core is not None and node.core.leaving.is_active:
+        if node is not None and node.core is not None and node.core.withheld == "leaving":
             node.stay()
 
     # ---- troubles
@@ -217,16 +220,48 @@ class Teller:
             node.fire()
 
     def _snapshot(self, a: int, _: int) -> None:
-        pass
+        node = self._living(a)
+        if node is not None and node.core is not None and node.core.ring.is_seeded:
+            self._snapshots.append((node, node.disk.copy(), dict(node.granted)))
 
     def _restore(self, a: int, _: int) -> None:
-        pass
+        """A host as it was, containers and all; only where somebody in reach knows better, for
+        nothing can help a host that is alone with an old memory."""
+        if not self._snapshots:
+            return
+        node, disk, granted = self._snapshots[a % len(self._snapshots)]
+        if not node.gone and self._somebody_knows(node):
+            self.world.restore(node, disk.copy(), granted)
+
+    def _somebody_knows(self, node: Node) -> bool:
+        world = self.world
+        here = [n for n in world.peers(node) if n.core is not None and not n.disk.broken]
+        quiet = not world.blocked and len(set(world.side.values())) == 1
+        known = [decode_slice(octets)[1] for octets in node.disk.slices.values()]
+        return quiet and all(any(_knows(n, piece) for n in here) for piece in known)
 
     def _clone(self, a: int, _: int) -> None:
-        pass
+        """A copy of a living host is started beside it; the mesh lets only one of them in."""
+        node = self._living(a)
+        if node is not None and node.core is not None and node.core.ring.is_seeded:
+            self._keys += 1
+            self.world.clone(node, key_of(self._keys))
 
     def _lie(self, a: int, b: int) -> None:
-        pass
+        """Somebody says of a slice of another's what only its owner may say."""
+        liar, victim = self._living(a), self._living(b)
+        if liar is None or victim is None or liar.core is None or victim.core is None:
+            return
+        ring = liar.core.ring
+        mine = ring.owned(victim.name)
+        if liar is victim or ring.id is None or not mine or victim.core.returning.is_open:
+            return  # who does not know what is true of its own cannot know a lie
+        held = mine[b % len(mine)]
+        stolen = replace(held, owner=liar.name, version=held.version + 1 + a % 4, takeover=False)
+        said = sign_slice(ring.id, stolen, liar.identity)
+        item = Item(said.key, said.stamp, encode_slice(ring.id, said))
+        self.world.befell["lies"] += 1
+        self.world.gossip(liar, victim, RING, [item])
 
     # ---- the end
 
@@ -236,9 +271,10 @@ class Teller:
         world.loss = world.doubling = 0.0
         world.delay = 0.05
         self._mend_disk(0, 0)
+        world.end_clones()
         for node in world.nodes:
             node.disk.kill_at = None
-            if node.core is not None and node.core.leaving.is_active:
+            if node.core is not None and node.core.withheld == "leaving":
                 node.stay()
             world.start(node)
         world.heal()
@@ -253,6 +289,7 @@ class Teller:
         self._ask_again(living)
         world.run(10 * GOSSIP)
         self._same(living)
+        self._accounted(living)
         self._serves(living)
 
     def _ask_again(self, living: list[Node]) -> None:
@@ -274,10 +311,18 @@ class Teller:
             core = node.core
             assert core is not None
             assert core.ring.gaps() == [], f"gaps {core.ring.gaps()}"
-            assert not core.ring.conflicts, f"conflicts {core.ring.conflicts}"
+            disputes = [c for c in core.ring.conflicts.values() if c.reason != "slice-forged"]
+            assert not disputes, f"disputes {disputes}"
         names = {n.name for n in living}
         owners = {owner for _, owner, _ in first.values()}
         assert owners <= names, "a dead peer's space is nobody's"
+
+    def _accounted(self, living: list[Node]) -> None:
+        """Every container has its address, or its host has said that it is lost (R18)."""
+        for node in living:
+            for key, address in node.granted.items():
+                has = self.world.ledger.holders.get(address) == (node, key)
+                assert has or key in node.reported, f"R18: {node} says nothing of {key.container}"
 
     def _serves(self, living: list[Node]) -> None:
         """Whoever asks is served while an address is free anywhere."""
@@ -315,6 +360,13 @@ class Teller:
         return ", ".join(rows)
 
 
+def _knows(node: Node, piece: Slice) -> bool:
+    """Whether a peer has heard of this slice, or of what became of it."""
+    assert node.core is not None
+    held = node.core.ring.at(piece.start)
+    return held is not None and held.stamp >= piece.stamp
+
+
 REST_ALL = 14.0
 
 
@@ -324,6 +376,3 @@ def story(seed: int, steps: int, script: Sequence[Step] | None = None) -> Teller
     teller.tell(written(seed, steps) if script is None else script)
     teller.settle()
     return teller
-
-
-__all__ = ["RING", "Item", "Setting", "Step", "Teller", "setting", "story", "written"]

@@ -12,9 +12,11 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from ipam.address import AddressRange
+from ipam.address import Address, AddressRange
+from ipam.effects import AllocationKey
 from mesh.gossip.channel import Item
 from mesh.names import PeerName
+from tests.ipam.fakes import Disk
 from tests.ipam.ledger import Ledger
 from tests.ipam.node import CHANNELS, Node
 
@@ -104,13 +106,43 @@ class World:
         self.views()
 
     def kill(self, node: Node) -> None:
-        if node.alive:
+        if node.alive and not node.is_clone:
             self.befell["killed"] += 1
             node.kill()
             self.touched.add(node)
             self.views()
 
     killed = kill
+
+    def restore(self, node: Node, disk: Disk, granted: dict[AllocationKey, Address]) -> None:
+        """The host goes back to a snapshot: what was there later is not, what was is again."""
+        self.befell["restored"] += 1
+        self.kill(node)
+        self.end_turn()
+        for key, address in list(node.granted.items()):
+            self.ledger.freed(node, key, address)
+        self.ledger.forget(node)
+        node.disk, node.granted, node.is_restored = disk, dict(granted), True
+        node.unsure = set(disk.allocations) - set(granted)
+        for key, address in granted.items():
+            self.ledger.revived(node, key, address)
+        self.start(node)
+
+    def clone(self, node: Node, key: AllocationKey) -> None:
+        """A copy, which asks for an address at once, and which every peer refuses as one."""
+        self.befell["cloned"] += 1
+        copy = Node(self, len(self.nodes), b"", node.observer, like=node)
+        self.nodes.append(copy)
+        self.side[copy] = self.side[node]
+        copy.start()
+        copy.doubt()
+        copy.allocate(key)
+
+    def end_clones(self) -> None:
+        for node in [n for n in self.nodes if n.is_clone]:
+            assert not node.granted, "R21: a clone gave an address out"
+            node.kill()
+            self.nodes.remove(node)
 
     def left(self, node: Node) -> None:
         """It handed all over and is wiped: what comes back is somebody else."""
@@ -142,7 +174,7 @@ class World:
     def views(self) -> None:
         """Everybody learns who is there now, sooner or later."""
         for node in self.nodes:
-            if node.core is not None:
+            if node.core is not None and not node.is_clone:
                 self._at(self.rng.uniform(0.0, 2.0), self._see, node, node.life)
 
     def _see(self, node: Node, life: int) -> None:

@@ -22,6 +22,7 @@ from ipam.drivers.service import IpamService
 from ipam.drivers.store import Past, SqliteStore, explained
 from ipam.election import CHANNEL as ELECTION
 from ipam.ring import CHANNEL as RING
+from mesh.connection.reasons import Refusal
 from mesh.crypto.password import DEFAULT_ID, PasswordRing, parse_password_file
 from mesh.drivers.ciphers import measured_offer
 from mesh.drivers.clock import LoopClock
@@ -242,6 +243,8 @@ class Daemon:
                 if channel in (RING, ELECTION):
                     self.ipam.channel_changed(channel)
             case PeersChanged(reachable):
+                if self.ipam.allocator.fence and not self.router.topology.clone_suspected:
+                    self.ipam.cloned(still=False)
                 self.ipam.peers_changed({p: self.nickname(p) for p in reachable})
                 self._note("peers changed", reachable=len(reachable))
             case ConnectionUp(peer, nickname, remote, outbound):
@@ -254,6 +257,8 @@ class Daemon:
                 )
             case ConnectionDown(peer, remote, reason, by_peer, established):
                 phrase = "connection ended" if established else "connection refused"
+                if reason == Refusal.CLONE:
+                    self.ipam.doubted()
                 self._note(phrase, peer=peer, remote=remote, reason=reason, by_peer=by_peer)
             case LinkChanged(peer, up, reason):
                 self._note("link up" if up else "link down", peer=peer, reason=reason)

@@ -1,0 +1,205 @@
+"""Bugs of address allocation: Weave's, the field's, and our own. See ``tests.planted``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Bug:
+    """``old`` stands exactly once in ``file``; ``caught_by`` is what pytest is given."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    caught_by: str
+
+
+STORIES = "tests/ipam/test_stories.py"
+RULES = "tests/unit/test_allocator.py"
+
+ADDRESSES = (
+    Bug(
+        "a returned peer gives out of its old ring before anybody has answered (weave#678, case 4)",
+        "ipam/returning.py",
+        "self.is_waiting = self.is_open = True",
+        "self.is_open = True",
+        STORIES,
+    ),
+    Bug(
+        "a takeover is one version more, which whoever lives on outruns (weave rmpeer, #3190)",
+        "ipam/ring.py",
+        "replace(s, owner=self.us, version=next_epoch(s.version, self.us), takeover=True)",
+        "replace(s, owner=self.us, version=s.version + 1, takeover=True)",
+        STORIES,
+    ),
+    Bug(
+        "two that take over one peer are in one epoch (weave#3190)",
+        "ipam/slices.py",
+        'return (count * TAKERS + int.from_bytes(taker[:2], "big")) * EPOCH',
+        "return count * TAKERS * EPOCH",
+        STORIES,
+    ),
+    Bug(
+        "what was taken over is given out at once (k8s#90072, duplicate addresses)",
+        "ipam/estate.py",
+        "self.space.rest_whole(piece.start, piece.end, now)",
+        "pass",
+        f"{STORIES} {RULES}",
+    ),
+    Bug(
+        "a hint of nothing free hides a peer's space (weave#897)",
+        "ipam/donors.py",
+        "donors = [p for p in shares if p in reachable]",
+        "donors = [p for p in shares if p in reachable and p not in self._denied]",
+        STORIES,
+    ),
+    Bug(
+        "who said that it leaves, and stayed, is never asked again",
+        "ipam/donors.py",
+        "donors = [p for p in shares if p in reachable]",
+        "donors = [p for p in shares if p in reachable and p not in leavers]",
+        STORIES,
+    ),
+    Bug(
+        "space that nobody alive is known to own is lost (weave#2797, #3600)",
+        "ipam/allocator.py",
+        "changed = self.ring.take_over(peer, gaps=force)",
+        "changed = self.ring.take_over(peer)",
+        STORIES,
+    ),
+    Bug(
+        "tokens never merge again (weave#1163)",
+        "ipam/ring.py",
+        "if len(run) > 1",
+        "if False",
+        RULES,
+    ),
+    Bug(
+        "an address in use is given to whoever asks for it (calico#12257, live addresses freed)",
+        "ipam/donor.py",
+        "address in self._space.used",
+        "False",
+        f"{STORIES} {RULES}",
+    ),
+    Bug(
+        "a donor gives addresses away that containers have (calico#5044)",
+        "ipam/space.py",
+        "taken = sorted(self.used | resting | edges)",
+        "taken = sorted(resting | edges)",
+        STORIES,
+    ),
+    Bug(
+        "a freed address is free to nobody ever again (calico#8548, leaked handles)",
+        "ipam/space.py",
+        "self._resting[address] = now",
+        "pass",
+        STORIES,
+    ),
+    Bug(
+        "a clone goes on alone (calico#12257, two of one identity)",
+        "ipam/returning.py",
+        "self._must_meet = True",
+        "self._must_meet = False",
+        STORIES,
+    ),
+    Bug(
+        "containers of a peer that was fenced are not asked back, nor said to be lost",
+        "ipam/estate.py",
+        "self.astray |= {a for a in self.holders if not self.space.owns(a)}",
+        "self.astray |= set()",
+        STORIES,
+    ),
+    Bug(
+        "gossip shows a gift that no disk has",
+        "ipam/unsaved.py",
+        "self._hidden.setdefault(piece.start, self._before.get(piece.start))",
+        "pass",
+        f"{STORIES} {RULES}",
+    ),
+    Bug(
+        "an answer is given although its write failed (weave#2344)",
+        "ipam/batch.py",
+        "kept.append(effect if refused else Answer(effect.request, Refused(reason)))",
+        "kept.append(effect if refused or reason else effect)",
+        STORIES,
+    ),
+    Bug(
+        "no timer runs after a write that failed",
+        "ipam/batch.py",
+        "elif isinstance(effect, Arm):",
+        "elif isinstance(effect, Arm) and not reason:",
+        STORIES,
+    ),
+    Bug(
+        "who leaves takes the memory of its gifts along (weave#1593)",
+        "ipam/handover.py",
+        "starts = tuple(sorted({*(piece.start for piece in changed), *issued}))",
+        "starts = tuple(sorted({piece.start for piece in changed}))",
+        STORIES,
+    ),
+    Bug(
+        "what is left of a slice keeps the version it had whole",
+        "ipam/ring.py",
+        "pieces.insert(0, Slice(held.start, start, self.us, version))",
+        "pieces.insert(0, Slice(held.start, start, self.us, held.version))",
+        STORIES,
+    ),
+    Bug(
+        "where slices overlap the smaller stamp counts",
+        "ipam/overlay.py",
+        "(-ordered[at].stamp, at, ordered[at])",
+        "(ordered[at].stamp, at, ordered[at])",
+        STORIES,
+    ),
+    Bug(
+        "what lies behind a takeover in the middle of a slice is lost when the slice is divided",
+        "ipam/ring.py",
+        "wanted += self._rest_of(wanted)",
+        "wanted += []",
+        STORIES,
+    ),
+    Bug(
+        "whoever says that a slice is its own is believed (weave#3310)",
+        "ipam/disputes.py",
+        "if said.takeover:\n        return None",
+        "if said.start >= 0:\n        return None",
+        STORIES,
+    ),
+    Bug(
+        "half of the electors are a quorum (weave#3902, two seeds)",
+        "ipam/core.py",
+        "electors // 2 + 1",
+        "max(1, electors // 2)",
+        STORIES,
+    ),
+    Bug(
+        "what is free is forgotten when it has rested",
+        "ipam/space.py",
+        "resting = {a for a, since in self._resting.items() if now < since + self._rest}",
+        "resting = set(self._resting)",
+        STORIES,
+    ),
+    Bug(
+        "a peer that lives is taken over",
+        "ipam/allocator.py",
+        "if peer == self.us or peer in self._reachable:",
+        "if peer == self.us:",
+        "tests/unit/test_allocator.py",
+    ),
+    Bug(
+        "whoever leaves goes on giving addresses out",
+        "ipam/core.py",
+        "if self._leaves or self.leaving.is_active or self.leaving.has_left:",
+        "if self.leaving.has_left:",
+        "tests/unit/test_handover.py",
+    ),
+    Bug(
+        "a disputed range is given out of",
+        "ipam/estate.py",
+        'if c.reason == "version-reused"]',
+        "if not c.reason]",
+        RULES,
+    ),
+)
