@@ -43,7 +43,7 @@ ADDRESSES = (
     ),
     Bug(
         "what was taken over is given out at once (k8s#90072, duplicate addresses)",
-        "ipam/estate.py",
+        "ipam/allocator.py",
         "self.space.rest_whole(piece.start, piece.end, now)",
         "pass",
         f"{STORIES} {RULES}",
