@@ -102,6 +102,9 @@ bench-peers: $(VENV)/.stamp
 bench-publish:
 	$(MAKE) --no-print-directory bench-peers BENCH="--publish docs"
 
+bench-ipam: $(VENV)/.stamp
+	$(BIN)/python -m bench.ipam
+
 bench-control: $(VENV)/.stamp
 	$(BIN)/python -m bench.control --hosts $(N)
 

@@ -77,26 +77,26 @@ class Allocator(Core):
         return self._armed(effects, now)
 
     def reclaim(
-        self, request: int, peer: PeerName, now: Instant, *, force: bool = False
+        self, request: int, peer: PeerName, now: Instant, *, force: bool = False, gaps: bool = False
     ) -> list[AllocatorEffect]:
         """Take over the space of a peer that is gone for good; refused while it is alive, and where
         most of the ring is out of reach, for there somebody else may do the same."""
-        reason = self._why_no_takeover(peer, force)
+        reason = self._why_no_takeover(peer, force, gaps)
         if reason is not None:
             return [Answer(request, Refused(reason))]
-        changed = self.ring.take_over(peer, gaps=force)
+        changed = self.ring.take_over(peer, gaps=gaps)
         for piece in changed:
             self.space.rest_whole(piece.start, piece.end, now)
         effects = [*self._gained(changed, now), Answer(request, Allocated(None))]
         return self._armed(effects, now)
 
-    def _why_no_takeover(self, peer: PeerName, force: bool) -> str | None:
+    def _why_no_takeover(self, peer: PeerName, force: bool, gaps: bool) -> str | None:
         ring = self.ring
         if peer == self.us or peer in self._reachable:
             return "peer-alive"
         if (reason := self._why_not_here()) is not None:
             return reason
-        if peer not in ring.shares() and not (force and ring.gaps()):
+        if peer not in ring.shares() and not (gaps and ring.gaps()):
             return "owns-nothing"
         most = force or ring.is_mostly([self.us, *self._reachable], peer)
         return None if most else "no-majority"

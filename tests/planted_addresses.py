@@ -65,7 +65,7 @@ ADDRESSES = (
     Bug(
         "space that nobody alive is known to own is lost (weave#2797, #3600)",
         "ipam/allocator.py",
-        "changed = self.ring.take_over(peer, gaps=force)",
+        "changed = self.ring.take_over(peer, gaps=gaps)",
         "changed = self.ring.take_over(peer)",
         STORIES,
     ),

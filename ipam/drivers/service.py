@@ -82,8 +82,9 @@ class IpamService:
     def holds(self, key: AllocationKey) -> bool:
         return key in self.allocator.allocations
 
-    async def reclaim(self, peer: PeerName, *, force: bool = False) -> None:
-        await self._ask(lambda n, now: self.allocator.reclaim(n, peer, now, force=force))
+    async def reclaim(self, peer: PeerName, *, force: bool = False, gaps: bool = False) -> None:
+        """``force``: whoever says that it is gone knows. ``gaps``: what nobody owns, too."""
+        await self._ask(lambda n, now: self.allocator.reclaim(n, peer, now, force=force, gaps=gaps))
 
     async def resolve(self, address: Address) -> None:
         """Say that what we hold of a disputed range is ours."""

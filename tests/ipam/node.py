@@ -139,7 +139,7 @@ class Node:
     def reclaim(self, peer: PeerName, *, force: bool = False) -> None:
         if self.core is not None:
             number = self._ask("reclaim", AllocationKey("", ""))
-            self.perform(self.core.reclaim(number, peer, self.now(), force=force))
+            self.perform(self.core.reclaim(number, peer, self.now(), force=force, gaps=force))
 
     def doubt(self) -> None:
         if self.core is not None:

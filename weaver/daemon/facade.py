@@ -273,7 +273,7 @@ class Facade:
 
     async def ipam_reclaim(self, peer: str, force: bool) -> Json:
         name = self._peer(peer)
-        await self.daemon.ipam.reclaim(name, force=force)
+        await self.daemon.ipam.reclaim(name, force=force, gaps=force)
         return {"peer": str(name), "owned": self.daemon.ipam.allocator.space.size}
 
     async def ipam_resolve(self, address: str) -> Json:

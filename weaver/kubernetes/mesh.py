@@ -33,7 +33,8 @@ class DaemonMesh:
         self._daemon.mesh.forget(tuple(sorted(peers, key=str)))
 
     async def reclaim(self, peer: PeerName) -> None:
-        await self._daemon.ipam.reclaim(peer)
+        # One node does this, by the cluster's list of nodes: no majority of ours need agree.
+        await self._daemon.ipam.reclaim(peer, force=True)
 
     def load_nodes(self) -> dict[str, str]:
         return self._daemon.state.nodes
