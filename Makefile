@@ -9,7 +9,7 @@ SEEDS ?= 1-20
 STEPS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check netns e2e sim sim-ipam sim-long planted bench bench-datapath bench-peers bench-publish bench-control bench-cni bench-fastdp soak-fastdp lab-clean clean packages
+.PHONY: help demo test check netns e2e sim sim-ipam sim-long planted bench bench-datapath bench-peers bench-publish bench-control bench-ipam bench-cni bench-fastdp soak-fastdp lab-clean clean packages
 
 help:
 	@echo "make demo        five hosts on this machine, two of which reach each other only through a third"
@@ -19,7 +19,7 @@ help:
 	@echo "make sim         whole meshes under virtual time: SEEDS=1-200, or a list"
 	@echo "make sim-ipam    allocators alone: SEEDS=1-500 STEPS=200; sim-long: 10,000 seeds of 2,000 operations"
 	@echo "make planted     planted bugs, each of which a test must catch"
-	@echo "make bench       bench-datapath and bench-control N=20; beside others: bench-peers, bench-publish, bench-cni"
+	@echo "make bench       bench-datapath and bench-control N=20; beside others: bench-peers, bench-publish, bench-cni, bench-ipam"
 	@echo "make bench-fastdp  the kernel's fast path beside a VXLAN set up by hand; make soak-fastdp: kill and replace it"
 	@echo "make lab-clean   remove a lab that was left behind; make clean: the build's files"
 

@@ -8,7 +8,8 @@ Everybody who has heard the same slices sees the same parts, in whatever order t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import pairwise
 from typing import NamedTuple
@@ -49,3 +50,60 @@ def laid(covers: Iterable[Cover]) -> list[Cover]:
         else:
             parts.append(Cover(left, right, top.stamp, top.slice_start))
     return parts
+
+
+class Parts:
+    """What counts where, in order. A change costs what it touches, however long the ring is."""
+
+    def __init__(self) -> None:
+        self._parts: list[Cover] = []
+
+    def __iter__(self) -> Iterator[Cover]:
+        return iter(self._parts)
+
+    def at(self, address: int) -> Cover | None:
+        place = bisect_right(self._parts, address, key=_start) - 1
+        if place < 0 or address >= self._parts[place].end:
+            return None
+        return self._parts[place]
+
+    def under(self, start: int, end: int) -> list[Cover]:
+        """Parts that share an address with ``[start, end)``."""
+        low, high = self._places(start, end)
+        return self._parts[low:high]
+
+    def _places(self, start: int, end: int) -> tuple[int, int]:
+        low = bisect_right(self._parts, start, key=_start) - 1
+        if low < 0 or self._parts[low].end <= start:
+            low += 1
+        return low, max(low, bisect_left(self._parts, end, key=_start))
+
+    def lay(self, start: int, end: int, covers: Iterable[Cover]) -> None:
+        """Work ``[start, end)`` out anew from all that covers any of it."""
+        low, high = self._places(start, end)
+        inside = (
+            cover._replace(start=Address(max(cover.start, start)), end=Address(min(cover.end, end)))
+            for cover in covers
+            if cover.start < end and start < cover.end
+        )
+        parts = laid(inside)
+        for part in self._parts[low:high]:
+            if part.start < start:
+                parts.insert(0, part._replace(end=Address(start)))
+            if part.end > end:
+                parts.append(part._replace(start=Address(end)))
+        self._parts[low:high] = _joined(parts)
+
+
+def _start(part: Cover) -> int:
+    return part.start
+
+
+def _joined(parts: list[Cover]) -> list[Cover]:
+    whole: list[Cover] = []
+    for part in parts:
+        if whole and whole[-1].end == part.start and whole[-1][2:] == part[2:]:
+            whole[-1] = whole[-1]._replace(end=part.end)
+        else:
+            whole.append(part)
+    return whole

@@ -9,14 +9,13 @@ That no stamp is made by two is what R4 and R5 say.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
 from ipam.address import Address, AddressRange
 from ipam.disputes import FORGED, REUSED, Conflict, Disputes, contradicted
-from ipam.overlay import Cover, laid
+from ipam.overlay import Cover, Parts
 from ipam.slices import (
     ADDRESS_SIZE,
     CLUSTER_SIZE,
@@ -58,11 +57,9 @@ class Ring:
         """Slices that merges brought since ``take_changed``: to persist and to act on."""
         self.dropped: list[Address] = []
         """Starts of slices that others lie on wholly, since ``take_dropped``."""
-        self._floors: list[Cover] = []
-        """Where a slice became shorter and nobody has said yet whose the rest is."""
+        self._parts = Parts()
         self._cut: list[tuple[Address, Address, int]] = []
         """Ends of slices of ours that others made shorter, and their versions."""
-        self._parts: list[Cover] = []
         self._unsaved = Unsaved()
 
     @classmethod
@@ -83,8 +80,8 @@ class Ring:
             head, piece = decode_slice(data)
             if ring.id is None or head != ring.id.head():
                 raise MalformedMessageError("a slice of another ring")
-            ring.slices[piece.start] = piece
-        ring._lay()
+            ring._put(piece)
+        ring.take_dropped()
         return ring
 
     # ---- questions
@@ -98,7 +95,7 @@ class Ring:
         head, said = decode_slice(octets)
         if self.id is None or head != self.id.head():
             return False
-        parts = self._under(said.start, said.end)
+        parts = self._parts.under(said.start, said.end)
         covered = sum(min(p.end, said.end) - max(p.start, said.start) for p in parts)
         return covered == said.size and all(
             p.stamp == said.stamp or p.stamp >> 64 > said.version for p in parts
@@ -118,11 +115,8 @@ class Ring:
 
     def at(self, address: int) -> Slice | None:
         """The slice that says whose an address is."""
-        place = bisect_right(self._parts, address, key=lambda part: part.start) - 1
-        if place < 0 or address >= self._parts[place].end:
-            return None
-        start = self._parts[place].slice_start
-        return None if start is None else self.slices[start]
+        part = self._parts.at(address)
+        return None if part is None or part.slice_start is None else self.slices[part.slice_start]
 
     def owner_of(self, address: int) -> PeerName | None:
         """Whom an address belongs to; None where no slice covers it."""
@@ -133,7 +127,7 @@ class Ring:
         """Slices that say something later of a part of the range than this version does."""
         starts = {
             part.slice_start
-            for part in self._under(start, end)
+            for part in self._parts.under(start, end)
             if part.slice_start is not None and part.stamp >> 64 > version
         }
         return [self.slices[at] for at in sorted(starts)]
@@ -168,17 +162,6 @@ class Ring:
         if at != self.range.end:
             bad.append((at, self.range.end))
         return bad
-
-    def _under(self, start: Address, end: Address) -> list[Cover]:
-        """Parts that share an address with ``[start, end)``."""
-        place = max(0, bisect_right(self._parts, start, key=lambda part: part.start) - 1)
-        found = []
-        for part in self._parts[place:]:
-            if part.start >= end:
-                break
-            if part.end > start:
-                found.append(part)
-        return found
 
     # ---- our own changes
 
@@ -277,7 +260,6 @@ class Ring:
         for piece in signed:
             self._unsaved.changes(piece.start, self.slices.get(piece.start))
             self._put(piece)
-        self._lay()
         return signed
 
     def _rest_of(self, pieces: list[Slice]) -> list[Slice]:
@@ -298,28 +280,35 @@ class Ring:
         return self._set(
             Slice(max(floor.start, start), min(floor.end, end), self.us, version + 1)
             for start, end, version in found
-            for floor in self._floors
-            if floor.start < end and start < floor.end and floor.stamp >> 64 == version
+            for floor in self._parts.under(start, end)
+            if floor.slice_start is None and floor.stamp >> 64 == version
         )
 
     def _put(self, piece: Slice) -> None:
-        held = self.slices.get(piece.start)
-        if held is not None and held.end > piece.end:
-            self._floors.append(Cover(piece.end, held.end, held.stamp, None))
+        """Have a slice count where its stamp does; forget what counts nowhere any more."""
+        held, end = self.slices.get(piece.start), piece.end
+        self.slices[piece.start] = piece
+        covers = [Cover(piece.start, piece.end, piece.stamp, piece.start)]
+        if held is not None and held.end > end:
+            # Until somebody says whose the rest is: nobody's, but not open to what is older.
+            end = held.end
+            covers.append(Cover(piece.start, held.end, held.stamp, None))
             if held.owner == self.us != piece.issuer:
                 self._cut.append((piece.end, held.end, held.version))
-        self.slices[piece.start] = piece
+        was = self._parts.under(piece.start, end)
+        covers += [part for part in was if held is None or part.slice_start != piece.start]
+        self._parts.lay(piece.start, end, covers)
+        for start in {part.slice_start for part in was} - {piece.start, None}:
+            self._forget_covered(start)
+        self._forget_covered(piece.start)
 
-    def _lay(self) -> None:
-        """Work out the parts anew, and forget what counts nowhere any more."""
-        covers = [Cover(s.start, s.end, s.stamp, s.start) for s in self.slices.values()]
-        self._parts = laid([*covers, *self._floors])
-        seen = {part.slice_start for part in self._parts}
-        if len(seen) < len(self.slices) or None in seen:
-            for start in [start for start in self.slices if start not in seen]:
-                del self.slices[start]
-                self.dropped.append(start)
-        self._floors = [part for part in self._parts if part.slice_start is None]
+    def _forget_covered(self, start: Address | None) -> None:
+        held = None if start is None else self.slices.get(start)
+        if start is None or held is None:
+            return
+        if all(part.slice_start != start for part in self._parts.under(held.start, held.end)):
+            del self.slices[start]
+            self.dropped.append(start)
 
     def encoded(self, piece: Slice) -> bytes:
         assert self.id is not None
@@ -398,7 +387,7 @@ class Ring:
             return "slice-outside-range"
         under = [
             self.slices[part.slice_start]
-            for part in self._under(said.start, said.end)
+            for part in self._parts.under(said.start, said.end)
             if part.slice_start is not None and part.stamp < said.stamp
         ]
         forged = contradicted(said, under, self.us, self.believed)
@@ -411,7 +400,6 @@ class Ring:
         self.is_outdated = self.is_outdated or said.issuer == self.us
         self._unsaved.saved(said.start)
         self._put(said)
-        self._lay()
         self.changed.append(said)
         return ""
 
@@ -420,7 +408,7 @@ class Ring:
         if held is not None and held.stamp > said.stamp:
             return True
         at = said.start
-        for part in self._under(said.start, said.end):
+        for part in self._parts.under(said.start, said.end):
             if part.start > at or part.stamp < said.stamp:
                 return False
             at = part.end
@@ -429,7 +417,7 @@ class Ring:
     def _reused(self, said: Slice, source: PeerName) -> str | None:
         """One version of one address made twice, and not by takeovers that raced: the owner lies,
         or there are two of it. Both are kept as evidence, the greater stamp counts (R7)."""
-        for part in self._under(said.start, said.end):
+        for part in self._parts.under(said.start, said.end):
             if part.slice_start is None or part.stamp >> 64 != said.version:
                 continue
             held = self.slices[part.slice_start]

@@ -46,7 +46,7 @@ ADDRESSES = (
         "ipam/allocator.py",
         "self.space.rest_whole(piece.start, piece.end, now)",
         "pass",
-        f"{STORIES} {RULES}",
+        RULES,
     ),
     Bug(
         "a hint of nothing free hides a peer's space (weave#897)",
@@ -67,7 +67,7 @@ ADDRESSES = (
         "ipam/allocator.py",
         "changed = self.ring.take_over(peer, gaps=gaps)",
         "changed = self.ring.take_over(peer)",
-        STORIES,
+        RULES,
     ),
     Bug(
         "tokens never merge again (weave#1163)",

@@ -20,7 +20,7 @@ from ipam.effects import (
 from ipam.messages import MessageKind, decode
 from ipam.requests import PATIENCE
 from ipam.returning import ALONE
-from ipam.slices import encode_slice, sign_slice
+from ipam.slices import Slice, encode_slice, sign_slice
 from mesh.clock import Instant
 from mesh.crypto.identity import Identity
 from mesh.gossip.channel import Item
@@ -211,3 +211,33 @@ def test_neighbours_of_one_owner_become_one_slice() -> None:
         (given,) = messages(saved(one, one.receive(TWO.name, asked, NOW)), two)
         saved(two, two.receive(ONE.name, given, NOW))
     assert [(s.start, s.size) for s in two.ring.owned(TWO.name)] == [(RANGE.start + 77, 3)]
+
+
+def test_what_nobody_is_known_to_own_is_taken_only_when_that_is_said() -> None:
+    """R15: a gap may be a living peer's, of whom we have not heard."""
+    one, _ = pair()
+    gone = Identity.from_seed(b"g" * 32).name
+    saved(one, one.reclaim(2, gone, NOW, force=True))
+    cut = one.ring.slices.pop(RANGE.start)
+    one.ring._parts.lay(cut.start, cut.end, [])
+    assert answers(one.reclaim(3, gone, NOW, force=True)) == {3: Refused("owns-nothing")}
+    half = Slice(RANGE.start, Address(RANGE.start + 128), ONE.name, 5)
+    assert one.ring.id is not None
+    said = sign_slice(one.ring.id, half, ONE)
+    octets = encode_slice(one.ring.id, said)
+    one.ring.merge([Item(said.key, said.stamp, octets)], TWO.name, NOW)
+    assert one.ring.gaps()
+    assert answers(one.reclaim(4, gone, NOW, force=True)) == {4: Refused("owns-nothing")}
+    assert answers(one.reclaim(5, gone, NOW, force=True, gaps=True)) == {5: Allocated(None)}
+    assert one.ring.gaps() == []
+
+
+def test_what_was_taken_over_rests() -> None:
+    """R16: whoever was not gone, or took it too, hears of it before anything of it is given."""
+    _, two = pair()
+    two.peers({}, NOW)
+    assert answers(two.reclaim(2, ONE.name, NOW)) == {2: Allocated(None)}
+    assert answers(two.allocate(3, key(3), NOW)) == {}
+    assert answers(two.claim(4, key(4), Address(RANGE.start + 9), NOW)) == {
+        4: Refused("address-resting")
+    }

@@ -21,6 +21,7 @@ from ipam.effects import (
     SendTo,
 )
 from ipam.messages import Message, MessageKind, decode
+from ipam.overlay import Parts
 from mesh.clock import Instant
 from mesh.crypto.identity import Identity
 from mesh.effects import Notify
@@ -143,7 +144,7 @@ def test_a_peer_whose_disk_is_full_is_no_heir(seed: int) -> None:
     one, two, three = room.names
     room.unwritten = {two}
     room.peers[two].ring.slices.clear()
-    room.peers[two].ring._lay()  # the offer is news to it, and news are to be written
+    room.peers[two].ring._parts = Parts()  # the offer is news to it, and news are to be written
     room.leave(one)
     room.run(20.0)
     assert room.left == {one: three}
