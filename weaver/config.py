@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from ipam.address import AddressRange
 from mesh.connection.maker import Target
 from mesh.errors import OperatorError
 from mesh.link.lanes import MAX_LANES
+from mesh.link.overlay import Network
 from mesh.wire.cipher import Cipher
 
 DEFAULT_RANGE = "10.32.0.0/12"
@@ -25,6 +26,7 @@ DEFAULT_LANES = 4
 MAX_SOCKET_PATH = 107
 """Octets the kernel takes."""
 
+MAX_SUBNETS = 256
 MIN_MTU, MAX_MTU = 576, 65000
 
 
@@ -51,6 +53,8 @@ class Config:
     init_peer_count: int | None = None
     seed: bool = False
     observer: bool = False
+    fastdp: bool = True
+    trusted_subnets: tuple[Network, ...] = ()
     cipher: Cipher | None = None
     """The only one to offer; None: all there are, the faster first."""
     docker: Path | None = None
@@ -101,6 +105,19 @@ class Config:
     @property
     def cni_socket(self) -> Path:
         return self.run_dir / "cni.sock"
+
+
+def parse_subnets(text: str) -> tuple[Network, ...]:
+    """``10.0.0.0/8,2001:db8::/32``. Raises OperatorError "bad-subnet"."""
+    found: list[Network] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            found.append(ip_network(part))
+        except ValueError as err:
+            raise OperatorError(f"--trusted-subnets: {err}", "bad-subnet") from err
+    if len(found) > MAX_SUBNETS:
+        raise OperatorError(f"--trusted-subnets: at most {MAX_SUBNETS}", "bad-subnet")
+    return tuple(found)
 
 
 def http_address(text: str) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from mesh.clock import Clock, Instant, Timer
 from mesh.connection.maker import Target
 from mesh.crypto.password import PasswordRing
 from mesh.drivers.listen import listening_socket
+from mesh.drivers.steering import KernelEffect
 from mesh.drivers.tasks import Supervisor
 from mesh.drivers.tcp import Stream, dial
 from mesh.drivers.udp import ProbeSocket, bound_socket
@@ -20,16 +21,22 @@ from mesh.effects import Arm, Notify
 from mesh.names import Endpoint, PeerName, ShortID
 from mesh.router.effects import (
     CloseStream,
+    ConfigureKernel,
     Dial,
+    ForgetLearned,
     PersistShortID,
     PersistTargets,
     RouterEffect,
+    SendControl,
     SendDatagram,
+    Steer,
     TellWorker,
     Write,
 )
 from mesh.router.events import RouterEvent
+from mesh.router.fastdp import FromDatapath
 from mesh.router.router import Router
+from mesh.topology.attachments import Pod
 from mesh.wire.worker import FromWorker, ToWorker
 
 log = logging.getLogger(__name__)
@@ -53,10 +60,11 @@ class MeshDriver:
         *,
         on_event: Callable[[RouterEvent], None],
         tell_worker: Callable[[ToWorker], None],
+        steer: Callable[[KernelEffect], None] = lambda _: None,
     ) -> None:
         self.router = router
         self._clock, self._memory = clock, memory
-        self._on_event, self._tell_worker = on_event, tell_worker
+        self._on_event, self._tell_worker, self._steer = on_event, tell_worker, steer
         self._streams: dict[int, Stream] = {}
         self._next_conn = 0
         self._timer: Timer | None = None
@@ -117,6 +125,9 @@ class MeshDriver:
     def unicast(self, dst: PeerName, channel: str, payload: bytes) -> None:
         self.perform(self.router.unicast(dst, channel, payload, self.now()))
 
+    def attached(self, pods: tuple[Pod, ...]) -> None:
+        self.perform(self.router.attached(pods, self.now()))
+
     # ---- the worker
 
     def worker_started(self) -> None:
@@ -127,6 +138,9 @@ class MeshDriver:
 
     def worker_said(self, message: FromWorker) -> None:
         self.perform(self.router.receive_worker(message, self.now()))
+
+    def datapath_said(self, event: FromDatapath) -> None:
+        self.perform(self.router.receive_datapath(event, self.now()))
 
     # ---- streams
 
@@ -172,6 +186,8 @@ class MeshDriver:
                 self._probes.send(endpoint, data)
             case TellWorker(message):
                 self._tell_worker(message)
+            case ConfigureKernel() | Steer() | ForgetLearned() | SendControl():
+                self._steer(effect)
             case Arm(deadline):
                 self._arm(deadline)
             case Notify(event):

@@ -105,6 +105,12 @@ class Netlink:
         _checked(lambda: self._ipr.link("set", index=link.index, **wanted), f"set up {name}")
         return link.mac
 
+    def release(self, name: str, bridge: str, mtu: int) -> None:
+        """Up, and no port of this bridge. Nothing happens to a device that is none of its ports."""
+        port, master = self.link(name), self.link(bridge)
+        if port is not None and master is not None and port.master in (None, 0, master.index):
+            self._set(name, master=0, mtu=mtu, state="up")
+
     def set_hairpin(self, name: str) -> None:
         """Let a port of a bridge hear again what came from it."""
         index = self._index(name)

@@ -292,7 +292,8 @@ class Inbound:
         if origin == peers.us or not self._broadcasts.accept(origin, number):
             peers.drop(Drop.DUPLICATE, of=origin)
             return
-        self._to_pods(origin, frame, now)
+        if not peers.peers[origin].in_kernel:
+            self._to_pods(origin, frame, now)
         children = peers.trees.get(origin, ())
         if not children:
             return

@@ -132,7 +132,7 @@ class Outbound:
         if not self._floods.take():
             peers.drop(Drop.FLOOD_LIMIT)
             return
-        everyone = tuple(peers.peers.values())
+        everyone = tuple(peer for peer in peers.peers.values() if not peer.in_kernel)
         mtu = min((peer.mtu for peer in everyone), default=peers.mtu)
         if packet_size(whole, 0, len(whole)) > mtu:
             self._too_big(whole, mtu, everyone)

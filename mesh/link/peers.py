@@ -56,12 +56,14 @@ class TxEpoch:
 
 @dataclass(slots=True)
 class Peer:
-    """``meter`` is of what it sends us, ``size`` of what we send it; ``plain_seen`` are the
+    """``in_kernel``: its broadcasts are heard by the kernel, and unknown addresses behind it asked
+    for there. ``meter`` is of what it sends us, ``size`` of what we send it; ``plain_seen`` are the
     numbers of records in clear that came, by lane."""
 
     short_id: ShortID
     name: PeerName
     mtu: int
+    in_kernel: bool = field(default=False, kw_only=True)
     rx: dict[int, RxEpoch] = field(default_factory=dict)
     tx: dict[int, TxEpoch] = field(default_factory=dict)
     active: TxEpoch | None = None
@@ -139,8 +141,8 @@ class Peers:
         match message:
             case w.Configure(short_id, _, mtu, encrypted):
                 self.us, self.mtu, self.encrypted = short_id, mtu, encrypted
-            case w.SetPeer(short_id, name, mtu):
-                self._set_peer(short_id, name, mtu)
+            case w.SetPeer():
+                self._set_peer(message)
             case w.DropPeer(short_id):
                 self._drop_peer(short_id)
             case w.SetNeighbour(short_id, endpoint, segment):
@@ -198,13 +200,13 @@ class Peers:
         if of in self.peers:
             self.peer_drops[of, reason.value] += count
 
-    def _set_peer(self, short_id: ShortID, name: PeerName, mtu: int) -> None:
+    def _set_peer(self, told: w.SetPeer) -> None:
+        short_id, name, mtu = told.short_id, told.name, told.mtu
         peer = self.peers.get(short_id)
-        if peer is not None and peer.name == name:
-            peer.mtu = mtu
-            return
-        self._drop_peer(short_id)
-        self.peers[short_id] = Peer(short_id, name, mtu, plain_seq=self._first)
+        if peer is None or peer.name != name:
+            self._drop_peer(short_id)
+            peer = self.peers[short_id] = Peer(short_id, name, mtu, plain_seq=self._first)
+        peer.mtu, peer.in_kernel = mtu, told.in_kernel
 
     def _drop_peer(self, short_id: ShortID) -> None:
         peer = self.peers.pop(short_id, None)

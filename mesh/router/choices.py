@@ -28,7 +28,9 @@ class Path(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Choice:
     """``after``: where the direct path was given up, seconds since it was last answered; where it
-    was taken, seconds since it was answered again; None where it played no part."""
+    was taken, seconds since it was answered again; None where it played no part.
+
+    ``not_kernel``: why frames do not go by the kernel, "" where they do."""
 
     overlay: Overlay
     path: Path
@@ -36,6 +38,7 @@ class Choice:
     reason: str
     at: Instant
     after: float | None = None
+    not_kernel: str = ""
 
     def differs(self, other: Choice) -> bool:
         ours = (self.overlay, self.path, self.next_hop)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mesh.connection.maker import Target
 from mesh.effects import Arm, Notify
+from mesh.link.datapath import Config, Tables
 from mesh.names import Endpoint, ShortID
 from mesh.router.events import RouterEvent
 from mesh.wire.worker import ToWorker
@@ -45,6 +46,36 @@ class TellWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigureKernel:
+    """Before anything else is told to the fast path, and again when it changes."""
+
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """Make the fast path's tables what ``wanted`` says; they are what ``have`` says."""
+
+    have: Tables
+    wanted: Tables
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetLearned:
+    """Drop what the fast path learned behind this short ID."""
+
+    short_id: ShortID
+
+
+@dataclass(frozen=True, slots=True)
+class SendControl:
+    """A control frame to a neighbour over the fast path; loss is nobody's fault."""
+
+    short_id: ShortID
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PersistTargets:
     """Remember these over restarts: what the operator named and what discovery proved."""
 
@@ -64,6 +95,10 @@ RouterEffect = (
     | CloseStream
     | SendDatagram
     | TellWorker
+    | ConfigureKernel
+    | Steer
+    | ForgetLearned
+    | SendControl
     | PersistTargets
     | PersistShortID
     | Arm

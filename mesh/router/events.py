@@ -59,6 +59,15 @@ class LinkChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelPathChanged:
+    """The kernel's path to a neighbour is well, or not: its heartbeats say so."""
+
+    peer: PeerName
+    well: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PathChanged:
     """Frames to a peer go another way: ``path`` is direct, relayed or down."""
 
@@ -66,6 +75,8 @@ class PathChanged:
     path: str
     next_hop: PeerName | None
     reason: str
+    overlay: str = "sleeve"
+    not_kernel: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +107,7 @@ RouterEvent = (
     | ConnectionUp
     | ConnectionDown
     | LinkChanged
+    | KernelPathChanged
     | PathChanged
     | Quarantined
     | ChannelChanged

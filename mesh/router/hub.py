@@ -13,6 +13,7 @@ from mesh.crypto.identity import Identity
 from mesh.crypto.kem import Kem
 from mesh.crypto.password import PasswordRing
 from mesh.effects import Notify
+from mesh.link.overlay import Network
 from mesh.names import PeerName, PeerUID, ShortID
 from mesh.router.deadlines import Deadlines
 from mesh.router.effects import RouterEffect
@@ -40,6 +41,11 @@ class RouterConfig:
     program: str = "weaver"
     ciphers: Offer = field(default_factory=lambda: dict.fromkeys(Cipher, 0))
     """What this host can seal with, as measured at its start."""
+    fastdp: bool = False
+    """Whether the kernel's fast path is wanted; whether there is one, the driver tells."""
+    vxlan_port: int = 6784
+    trusted: tuple[Network, ...] = ()
+    """Where frames need not be sealed, if the other end thinks so, too."""
 
 
 @dataclass

@@ -33,6 +33,7 @@ from mesh.router.choices import Choice, Choices, Path
 from mesh.router.directs import FIRST_SEGMENT, Direct, Directs
 from mesh.router.effects import TellWorker
 from mesh.router.events import PathChanged
+from mesh.router.fastdp import Fastdp
 from mesh.router.hub import Hub
 from mesh.router.told import Told, difference, dropped
 from mesh.topology.record import Record
@@ -65,13 +66,14 @@ class Links:
         self,
         hub: Hub,
         local: Callable[[], Local],
+        fastdp: Fastdp,
         *,
         send_pair: Callable[[PeerName, bytes], None],
         on_change: Callable[[], None],
         on_measured: Callable[[], None],
     ) -> None:
         self._hub = hub
-        self._local = local
+        self._local, self.fastdp = local, fastdp
         self._send_pair, self._on_change = send_pair, on_change
         self.worker_up = False
         self.worker_reason = "not-started"
@@ -115,6 +117,9 @@ class Links:
             if record.short_id is not None and (name in self._reachable or name == hub.us)
         }
         self._names = {short_id: name for name, short_id in self._ids.items()}
+        ids = self._ids
+        by_sleeve = {p for p in ids if p != hub.us and self._by_sleeve(p, records[p], routes)}
+        self.fastdp.sync(records, ids, routes, by_sleeve)
         if own is not None and own.short_id is not None and self.worker_up:
             self._configure(own.short_id)
             self._tell(self._wanted(records, routes))
@@ -192,9 +197,9 @@ class Links:
             hub.emit(TellWorker(wanted))
 
     def _wanted(self, records: Mapping[PeerName, Record], routes: Routes) -> Told:
-        ids, us = self._ids, self._hub.us
+        ids, us, kernel = self._ids, self._hub.us, self.fastdp.ways
         told = Told()
-        lone = sorted(peer for peer in self._directs.up & ids.keys() if peer not in routes.unicast)
+        lone = sorted((self._directs.up & ids.keys()) - routes.unicast.keys() - kernel.keys())
         for name, short_id in ids.items():
             children = tuple(ids[c] for c in routes.broadcast(name) if c in ids)
             children += tuple(ids[peer] for peer in lone if peer != name)
@@ -202,7 +207,7 @@ class Links:
                 told.trees[short_id] = children
             if name == us:
                 continue
-            told.peers[short_id] = (name, records[name].mtu)
+            told.peers[short_id] = (name, records[name].mtu, name in kernel)
             if (direct := self.direct.get(name)) is not None:
                 told.neighbours[short_id] = (direct.endpoint, direct.segment)
             choice = self._chosen(name, records[name], routes)
@@ -230,6 +235,14 @@ class Links:
         if route is None:
             return Path.DOWN, None
         return (Path.DIRECT if route.next_hop == peer else Path.RELAYED), route.next_hop
+
+    def _by_sleeve(self, peer: PeerName, record: Record, routes: Routes) -> bool:
+        """Whether frames of a pod reach this peer by the sleeve."""
+        return (
+            self.worker_up
+            and self._key_problem(peer) is None
+            and self._chosen(peer, record, routes)[0] is not Path.DOWN
+        )
 
     def _tell(self, wanted: Told) -> None:
         for message in difference(self._told, wanted):
@@ -371,11 +384,17 @@ class Links:
             if made.path is Path.DOWN and self.choices.current(peer) is None:
                 continue  # it was never reached
             if self.choices.choose(peer, made):
-                hub.notify(PathChanged(peer, made.path, made.next_hop, made.reason))
+                hub.notify(
+                    PathChanged(
+                        peer, made.path, made.next_hop, made.reason, made.overlay, made.not_kernel
+                    )
+                )
 
     def choice(self, peer: PeerName, records: Mapping[PeerName, Record], routes: Routes) -> Choice:
         """How frames reach a peer now, and why that way."""
         now, direct = self._hub.now, self.direct.get(peer)
+        if (way := self.fastdp.ways.get(peer)) is not None:
+            return self.fastdp.choice(peer, way)
         path, next_hop = self._chosen(peer, records[peer], routes)
         if peer not in self._reachable:
             path, reason = Path.DOWN, "unreachable"
@@ -395,7 +414,8 @@ class Links:
         told = direct is not None and (path is Path.DIRECT or not direct.up)
         if told and direct is not None and direct.answered_at is not None:
             after = now - direct.answered_at
-        return Choice(Overlay.SLEEVE, path, next_hop, reason, now, after)
+        not_kernel = self.fastdp.why_not(peer)
+        return Choice(Overlay.SLEEVE, path, next_hop, reason, now, after, not_kernel)
 
     def _key_problem(self, peer: PeerName) -> str | None:
         pair = self.pairs.get(peer)

@@ -82,7 +82,7 @@ class Neighbours:
     def __init__(
         self,
         hub: Hub,
-        features: dict[str, str],
+        features: Callable[[str], dict[str, str]],
         *,
         on_up: Callable[[PeerName], None],
         on_down: Callable[[PeerName, str], None],
@@ -105,10 +105,18 @@ class Neighbours:
         hub = self._hub
         welcome = self.maker.may_accept(hub.now)
         self.maker.accepted(hub.now)
-        self._open(conn, Stream(self._machine(False), endpoint, None, False, hub.now), welcome)
+        self._open(
+            conn,
+            Stream(self._machine(False, endpoint.host), endpoint, None, False, hub.now),
+            welcome,
+        )
 
     def dialled(self, conn: int, target: Target, endpoint: Endpoint) -> None:
-        self._open(conn, Stream(self._machine(True), endpoint, target, True, self._hub.now), True)
+        self._open(
+            conn,
+            Stream(self._machine(True, endpoint.host), endpoint, target, True, self._hub.now),
+            True,
+        )
 
     def dial_failed(self, target: Target, reason: str) -> None:
         hub = self._hub
@@ -191,8 +199,8 @@ class Neighbours:
 
     # ---- inside
 
-    def local(self) -> Local:
-        """What we say of ourselves in a handshake that starts now."""
+    def local(self, host: str = "") -> Local:
+        """What we say of ourselves in a handshake that starts now, with who is at that address."""
         hub = self._hub
         return Local(
             identity=hub.identity,
@@ -202,12 +210,12 @@ class Neighbours:
             probe_port=hub.config.probe_port,
             sleeve_port=hub.config.sleeve_port,
             passwords=hub.passwords,
-            features=self._features,
+            features=self._features(host),
         )
 
-    def _machine(self, outbound: bool) -> Connection:
+    def _machine(self, outbound: bool, host: str) -> Connection:
         hub = self._hub
-        return Connection(self.local(), outbound=outbound, kem=hub.kem, entropy=hub.entropy)
+        return Connection(self.local(host), outbound=outbound, kem=hub.kem, entropy=hub.entropy)
 
     def _open(self, conn: int, stream: Stream, welcome: bool) -> None:
         self.streams[conn] = stream

@@ -24,33 +24,33 @@ from mesh.connection.reasons import Refusal
 from mesh.crypto.identity import Identity
 from mesh.crypto.kem import Kem
 from mesh.crypto.password import PasswordRing
-from mesh.effects import Arm, Notify
-from mesh.errors import MalformedMessageError, MisuseError
+from mesh.effects import Arm
+from mesh.errors import MisuseError
 from mesh.gossip.channel import Channel
-from mesh.gossip.engine import Changed, Gossip, GossipEffect, SendTo
-from mesh.gossip.quarantine import Quarantined as GossipQuarantined
 from mesh.names import Endpoint, PeerName, PeerUID, ShortID
 from mesh.router.effects import PersistShortID, RouterEffect
 from mesh.router.events import (
-    ChannelChanged,
     CloneSuspected,
     PeerGone,
     PeersChanged,
-    Quarantined,
     UnicastReceived,
 )
+from mesh.router.fastdp import ControlReceived, DatapathLost, DatapathStarted, Fastdp, FromDatapath
 from mesh.router.hub import Hub, RouterConfig
+from mesh.router.inbox import Inbox
 from mesh.router.links import Links
 from mesh.router.neighbours import Neighbours
 from mesh.router.pace import COLLECT_INTERVAL, COST_INTERVAL, SETTLE, Pace
+from mesh.router.rumours import Rumours
 from mesh.router.status import RouterStatus, router_status
 from mesh.router.unicast import Unicasts
-from mesh.router.view import edges, strangers, unserved
+from mesh.router.view import edges, strangers
 from mesh.router.vigil import Vigil
+from mesh.topology.attachments import CHANNEL as ATTACHMENTS
+from mesh.topology.attachments import Attachments, Pod
 from mesh.topology.routes import Routes, compute
 from mesh.topology.topology import CHANNEL as TOPOLOGY
 from mesh.topology.topology import Topology
-from mesh.wire.control import Ask, Gossiped, Ping, Pong, Unicast, Vouch, decode
 from mesh.wire.worker import FromWorker
 
 if TYPE_CHECKING:
@@ -83,21 +83,26 @@ class Router:
             short_id_hint=config.short_id,
             program=config.program,
             mtu=config.mtu,
-            overlays=("sleeve",),
         )
-        self.gossip = Gossip(rng, self._relay)
-        self.gossip.register(self.topology)
+        self.attachments = Attachments(identity, uid)
+        self.fastdp = Fastdp(hub, lambda: self.attachments.pods, on_change=self._edges_changed)
         self.neighbours = Neighbours(
             hub,
-            {"overlays": "sleeve"},
+            self.fastdp.features,
             on_up=self._neighbour_up,
             on_down=self._neighbour_down,
-            on_message=self._message,
+            on_message=lambda peer, data: self.inbox.receive(peer, data),  # noqa: PLW0108  # later
         )
+        self.rumours = Rumours(
+            hub, self.neighbours, lambda: self.topology.records, on_change=self._gossip_changed
+        )
+        self.rumours.engine.register(self.topology)
+        self.rumours.engine.register(self.attachments)
         self.vigil = Vigil(hub, self.neighbours, lambda: self.topology.records)
         self.links = Links(
             hub,
             self.neighbours.local,
+            self.fastdp,
             send_pair=self._send_pair,
             on_change=self._edges_changed,
             on_measured=self._measured,
@@ -108,6 +113,13 @@ class Router:
             records=lambda: self.topology.records,
             next_hop=self._control_hop,
             deliver=self._unicast,
+        )
+        self.inbox = Inbox(
+            hub,
+            self.neighbours,
+            self.vigil,
+            gossip=self.rumours.receive,
+            unicast=self.unicasts.receive,
         )
         self.routes: Routes = compute(self.topology.records, hub.us)
         self.reachable: frozenset[PeerName] = frozenset()
@@ -123,7 +135,7 @@ class Router:
         """Add a gossip channel; before ``start``."""
         if self._running:
             raise MisuseError("register() after start()")
-        self.gossip.register(channel)
+        self.rumours.engine.register(channel)
 
     def start(self, now: Instant) -> list[RouterEffect]:
         self.hub.now = now
@@ -131,7 +143,7 @@ class Router:
         self.topology.update(edges=(), now=now)
         self._keep_short_id()
         self._soon("collect", COLLECT_INTERVAL)
-        self._perform_gossip(self.gossip.handle_timer(now))
+        self.rumours.handle_timer()
         if self.hub.config.targets:
             self.neighbours.perform_maker(
                 self.neighbours.maker.connect(self.hub.config.targets, now)
@@ -172,13 +184,13 @@ class Router:
         """The stream's buffer is full: gossip for this neighbour merges until it is resumed."""
         self.hub.now = now
         if (peer := self.neighbours.paused(conn, True)) is not None:
-            self.gossip.paused(peer)
+            self.rumours.engine.paused(peer)
         return self._finish()
 
     def stream_resumed(self, conn: int, now: Instant) -> list[RouterEffect]:
         self.hub.now = now
         if (peer := self.neighbours.paused(conn, False)) is not None:
-            self._perform_gossip(self.gossip.resumed(peer, now))
+            self.rumours.perform(self.rumours.engine.resumed(peer, now))
         return self._finish()
 
     def receive_datagram(self, source: Endpoint, data: bytes, now: Instant) -> list[RouterEffect]:
@@ -204,6 +216,22 @@ class Router:
         self.links.receive_worker(message)
         return self._finish()
 
+    # ---- inputs from the kernel's fast path
+
+    def receive_datapath(self, event: FromDatapath, now: Instant) -> list[RouterEffect]:
+        self.hub.now = now
+        match event:
+            case ControlReceived(source, payload):
+                self.fastdp.receive(source, payload)
+                return self._finish()
+            case DatapathStarted(tables):
+                self.fastdp.started(tables)
+            case DatapathLost(reason):
+                self.fastdp.lost(reason)
+        self.topology.overlays = self.fastdp.overlays
+        self._routes_soon()
+        return self._finish()
+
     # ---- time
 
     def handle_timer(self, now: Instant) -> list[RouterEffect]:
@@ -216,8 +244,10 @@ class Router:
                     self.vigil.handle_timer(key)
                 case "pair" | "probe" | "traffic":
                     self.links.handle_timer(key)
+                case "heart":
+                    self.fastdp.handle_timer(key)
                 case "gossip":
-                    self._perform_gossip(self.gossip.handle_timer(now))
+                    self.rumours.handle_timer()
                 case "edges":
                     self._publish_edges()
                 case "routes":
@@ -257,7 +287,15 @@ class Router:
     def publish(self, channel: str, keys: tuple[bytes, ...], now: Instant) -> list[RouterEffect]:
         """Our own state behind a registered channel changed under these keys."""
         self.hub.now = now
-        self._perform_gossip(self.gossip.publish(channel, keys, now))
+        self.rumours.publish(channel, *keys)
+        return self._finish()
+
+    def attached(self, pods: tuple[Pod, ...], now: Instant) -> list[RouterEffect]:
+        """These are all the pods of this host now, and what they are called."""
+        self.hub.now = now
+        if self.attachments.set_own(pods):
+            self.rumours.publish(ATTACHMENTS, self.hub.us.octets)
+            self._routes_soon()
         return self._finish()
 
     def unicast(
@@ -290,38 +328,16 @@ class Router:
         self.vigil.watch(peer, stream.remote, Endpoint(host, stream.remote.probe_port))
         remote = stream.remote
         self.links.neighbour_up(peer, Endpoint(host, remote.sleeve_port), remote.uid)
-        self._perform_gossip(self.gossip.neighbour_up(peer, self.hub.now))
+        self.fastdp.connected(peer, host, remote.uid, remote.features)
+        self.rumours.perform(self.rumours.engine.neighbour_up(peer, self.hub.now))
         self._edges_changed()
 
     def _neighbour_down(self, peer: PeerName, reason: str) -> None:
         self.vigil.drop(peer)
         self.links.neighbour_down(peer, reason)
-        self.gossip.neighbour_down(peer)
+        self.fastdp.disconnected(peer)
+        self.rumours.engine.neighbour_down(peer)
         self._edges_changed()
-
-    def _message(self, peer: PeerName, data: bytes) -> None:
-        """A message of a neighbour. What is wrong with it is counted; the connection stays."""
-        self.vigil.heard(peer)
-        try:
-            message = decode(data)
-            match message:
-                case Gossiped(body):
-                    self._perform_gossip(self.gossip.receive(peer, body, self.hub.now))
-                case Unicast():
-                    self.unicasts.receive(message)
-                case Ping(token):
-                    self.neighbours.send(peer, Pong(token))
-                case Ask(suspect):
-                    if self.vigil.heard_lately(suspect):
-                        self.neighbours.send(peer, Vouch(suspect))
-                case Vouch(suspect):
-                    self.vigil.vouched(suspect)
-                case Pong():
-                    return
-                case None:
-                    self.hub.count("unknown-kind")
-        except MalformedMessageError as err:
-            self.hub.count(err.reason)
 
     # ---- inside: unicast
 
@@ -339,32 +355,13 @@ class Router:
         else:
             self.hub.notify(UnicastReceived(src, channel, payload))
 
-    # ---- inside: gossip
-
-    def _relay(self, source: PeerName) -> tuple[PeerName, ...]:
-        return unserved(self.topology.records.get(source), self.neighbours)
-
-    def _perform_gossip(self, effects: list[GossipEffect]) -> None:
-        for effect in effects:
-            match effect:
-                case SendTo(peer, body):
-                    self.neighbours.send(peer, Gossiped(body))
-                case Arm(deadline):
-                    self.hub.deadlines.set(("gossip",), deadline)
-                case Notify(event):
-                    self._gossip_happened(event)
-
-    def _gossip_happened(self, event: Changed | GossipQuarantined) -> None:
-        match event:
-            case Changed(channel, keys):
-                if channel == TOPOLOGY:
-                    self._topology_changed()
-                self.hub.notify(ChannelChanged(channel, keys))
-            case GossipQuarantined(channel, key, reason, source):
-                self.hub.count(reason)
-                self.hub.notify(Quarantined(channel, key, reason, source))
-
     # ---- inside: topology
+
+    def _gossip_changed(self, channel: str) -> None:
+        if channel == TOPOLOGY:
+            self._topology_changed()
+        elif channel == ATTACHMENTS:
+            self._routes_soon()
 
     def _topology_changed(self) -> None:
         self._routes_soon()
@@ -400,7 +397,7 @@ class Router:
             self.links.sync(self.topology.records, self.reachable, self.routes)
             return
         self._keep_short_id()
-        self._perform_gossip(self.gossip.publish(TOPOLOGY, (hub.us.octets,), hub.now))
+        self.rumours.publish(TOPOLOGY, hub.us.octets)
         self._routes_soon()
 
     def _keep_short_id(self) -> None:
@@ -412,7 +409,7 @@ class Router:
     def _recompute(self) -> None:
         """Routes, and everything that follows from them."""
         hub, records = self.hub, self.topology.records
-        self.routes = compute(records, hub.us)
+        self.routes = compute(records, hub.us, kernel_relays=not hub.encrypted)
         self._pace.routes_made(hub.now)
         reachable = frozenset(self.routes.control_unicast)
         if reachable != self.reachable:
@@ -431,6 +428,9 @@ class Router:
         for peer in self.topology.collect(self.reachable, self.hub.now):
             self.unicasts.forget(peer)
             self.hub.notify(PeerGone(peer))
+            self._routes_soon()
+        self.attachments.collect(self.topology.records)
+        if self.fastdp.is_holding:
             self._routes_soon()
         self._soon("collect", COLLECT_INTERVAL)
 

@@ -11,17 +11,10 @@ from typing import TYPE_CHECKING
 from mesh.clock import Instant
 from mesh.connection.reasons import explain
 from mesh.names import PeerName
-from mesh.router.choices import Choice, Path
-from mesh.router.directs import Direct
-from mesh.topology.routes import Route
-from mesh.wire.worker import PeerCounters
+from mesh.router.link_status import LinkStatus, link_status
 
 if TYPE_CHECKING:
     from mesh.router.router import Router
-
-
-IPV4_UDP, IPV6_UDP = 28, 48
-"""Octets of IP and UDP header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,76 +78,6 @@ class TargetStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class ChoiceStatus:
-    """One way that frames were sent from ``ago`` seconds ago on, and why.
-
-    ``after``: seconds the direct path was silent before it was left, or answered before it was
-    taken.
-    """
-
-    overlay: str
-    path: str
-    next_hop: str | None
-    reason: str
-    ago: float
-    after: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficStatus:
-    """What the sleeve's worker counted of a peer since it was told of it, a second ago at most.
-
-    ``record_limit``: octets that a record to it may have at present; ``datagrams_per_call``: sent.
-    ``tx_loss``: the share of datagrams lost on the whole way there at present, relays included, by
-    the peer's own reports; ``rx_lost``, ``rx_missing``: records and datagrams lost on the way here.
-    """
-
-    tx_frames: int
-    tx_octets: int
-    tx_records: int
-    rx_frames: int
-    rx_octets: int
-    rx_records: int
-    record_limit: int
-    datagrams_per_call: float | None
-    tx_loss: float
-    rx_lost: int
-    rx_missing: int
-    drops: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class LinkStatus:
-    """The data path to a peer: direct when ``next_hop`` is the peer itself.
-
-    ``segment`` is of the whole path. ``rtt``, ``loss`` (of probes, there and back), ``mtu`` (of IP
-    packets) and ``steady`` are the direct path's, also while frames take another. ``history``: the
-    last choices, the newest first.
-    """
-
-    peer: str
-    nickname: str
-    overlay: str
-    state: str
-    reason: str
-    since: float | None
-    next_hop: str | None
-    hops: int
-    cost_us: int | None
-    rtt: float | None
-    loss: float | None
-    steady: bool | None
-    mtu: int | None
-    segment: int
-    endpoint: str | None
-    epoch: int | None
-    cipher: str | None
-    key_age: float | None
-    traffic: TrafficStatus | None
-    history: tuple[ChoiceStatus, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class RouteStatus:
     peer: str
     nickname: str
@@ -210,7 +133,7 @@ def router_status(router: Router, now: Instant) -> RouterStatus:
         peers=_peers(router),
         connections=_connections(router, now),
         targets=_targets(router, now),
-        links=_links(router, now),
+        links=link_status(router, now),
         routes=_routes(router),
         channels=_channels(router, now),
         counters=dict(sorted(router.hub.counters.items())),
@@ -239,7 +162,7 @@ def _channels(router: Router, now: Instant) -> tuple[ChannelView, ...]:
                 for entry in channel.quarantine
             ),
         )
-        for channel in router.gossip.status()
+        for channel in router.rumours.engine.status()
     )
 
 
@@ -341,89 +264,6 @@ def _targets(router: Router, now: Instant) -> tuple[TargetStatus, ...]:
             peer=None if row.peer is None else str(row.peer),
         )
         for row in router.neighbours.maker.status()
-    )
-
-
-def _links(router: Router, now: Instant) -> tuple[LinkStatus, ...]:
-    links, records = router.links, router.topology.records
-    rows = []
-    for name in sorted(router.reachable | {p for p, d in links.direct.items() if d.up}):
-        if name not in records:
-            continue
-        direct, pair = links.direct.get(name), links.pairs.get(name)
-        route = router.routes.unicast.get(name)
-        choice = links.choice(name, records, router.routes)
-        made = links.choices.made(name)
-        probe = direct.probe if direct is not None and direct.running else None
-        lone = choice.path is Path.DIRECT and (route is None or route.next_hop != name)
-        rows.append(
-            LinkStatus(
-                peer=str(name),
-                nickname=records[name].nickname,
-                overlay=choice.overlay.value,
-                state=choice.path.value,
-                reason=choice.reason,
-                since=None if not made or made[-1].differs(choice) else now - made[-1].at,
-                next_hop=None if choice.next_hop is None else str(choice.next_hop),
-                hops=1 if lone else 0 if route is None else route.hops,
-                cost_us=None if route is None or lone else route.cost_us,
-                rtt=None if direct is None else direct.rtt,
-                loss=None if probe is None else probe.loss,
-                steady=None if probe is None else probe.steady,
-                mtu=_mtu(direct),
-                segment=_segment(direct if lone else None, route),
-                endpoint=None if direct is None else str(direct.endpoint),
-                epoch=None if pair is None else pair.epoch,
-                cipher=None if pair is None else pair.cipher,
-                key_age=None if pair is None or pair.ready_at is None else now - pair.ready_at,
-                traffic=_traffic(links.traffic_of(name), links.drops_of(name)),
-                history=tuple(_choice(entry, now) for entry in reversed(made)),
-            )
-        )
-    return tuple(rows)
-
-
-def _traffic(counted: PeerCounters | None, drops: dict[str, int]) -> TrafficStatus | None:
-    if counted is None:
-        return None
-    calls = counted.tx_calls
-    return TrafficStatus(
-        tx_frames=counted.tx_frames,
-        tx_octets=counted.tx_octets,
-        tx_records=counted.tx_records,
-        rx_frames=counted.rx_frames,
-        rx_octets=counted.rx_octets,
-        rx_records=counted.rx_records,
-        record_limit=counted.record_limit,
-        datagrams_per_call=counted.tx_datagrams / calls if calls else None,
-        tx_loss=counted.tx_loss_ppm / 1e6,
-        rx_lost=counted.rx_lost,
-        rx_missing=counted.rx_missing,
-        drops=drops,
-    )
-
-
-def _segment(lone: Direct | None, route: Route | None) -> int:
-    if lone is not None:
-        return lone.segment
-    return 0 if route is None else route.mtu
-
-
-def _mtu(direct: Direct | None) -> int | None:
-    """Octets of the largest IP packet that the direct path was seen to carry from here."""
-    if direct is None or not direct.up:
-        return None
-    return direct.segment + (IPV6_UDP if ":" in direct.endpoint.host else IPV4_UDP)
-
-
-def _choice(entry: Choice, now: Instant) -> ChoiceStatus:
-    return ChoiceStatus(
-        overlay=entry.overlay.value,
-        path=entry.path.value,
-        next_hop=None if entry.next_hop is None else str(entry.next_hop),
-        reason=entry.reason,
-        ago=now - entry.at,
-        after=entry.after,
     )
 
 

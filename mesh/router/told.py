@@ -12,7 +12,7 @@ from mesh.wire import worker as w
 class Told:
     """What the worker was told, and, in another instance, what it should know."""
 
-    peers: dict[ShortID, tuple[PeerName, int]] = field(default_factory=dict)
+    peers: dict[ShortID, tuple[PeerName, int, bool]] = field(default_factory=dict)
     neighbours: dict[ShortID, tuple[Endpoint, int]] = field(default_factory=dict)
     routes: dict[ShortID, tuple[ShortID, int]] = field(default_factory=dict)
     trees: dict[ShortID, tuple[ShortID, ...]] = field(default_factory=dict)
@@ -22,8 +22,8 @@ def dropped(told: Told, wanted: Told) -> dict[ShortID, PeerName]:
     """Peers that go, or whose short ID is another's now."""
     return {
         short_id: name
-        for short_id, (name, _) in told.peers.items()
-        if wanted.peers.get(short_id, (None, 0))[0] != name
+        for short_id, (name, *_) in told.peers.items()
+        if wanted.peers.get(short_id, (None,))[0] != name
     }
 
 

@@ -29,6 +29,7 @@ def edges(neighbours: Neighbours, links: Links, vigil: Vigil) -> tuple[Edge, ...
                 direct.up,
                 direct.segment if direct.up else 0,
                 Endpoint(stream.endpoint.host, stream.remote.port),
+                links.fastdp.is_well(peer),
             )
         )
     return tuple(sorted(found))

@@ -6,7 +6,7 @@
     | nickname text | program text | overlays: count u8, text … | features: count u8, (text text) …
     | edges: count u16, edge … | signature 64
 
-    edge: peer 8 | cost µs u32 | established u8 | mtu u16 | host text | port u16 (0: no endpoint)
+    edge: peer 8 | cost µs u32 | overlays u8 | mtu u16 | host text | port u16 (0: no endpoint)
 
 What a record says is shown to operators and dialled by other peers, so ``decode`` admits only
 texts without control characters and endpoints that are addresses. It admits one form only: what
@@ -39,7 +39,10 @@ MAX_VERSION = 2**48
 """A version above this was not reached by counting: it would leave the owner no room above."""
 
 _EDGE = Struct("!8sIBHH")
-"""Peer, cost, established, mtu, and the length of the host's text."""
+"""Peer, cost, overlays that are up, mtu, and the length of the host's text."""
+
+_BY_SLEEVE, _BY_KERNEL = 1, 2
+"""Bits of an edge's overlays."""
 
 _HEAD = Struct("!B32sQQ")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -49,9 +52,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 class Edge:
     """A control connection of a peer, from its side.
 
-    ``cost_us``: measured round trip in microseconds. ``established``: the data path is up.
+    ``cost_us``: measured round trip in microseconds. ``established``: the sleeve's data path is up.
     ``mtu``: largest UDP payload proven on it, 0 when unknown. ``endpoint``: where the other
-    end's control port is reached.
+    end's control port is reached. ``kernel``: the data path of fastdp is up.
     """
 
     peer: PeerName
@@ -59,6 +62,7 @@ class Edge:
     established: bool
     mtu: int
     endpoint: Endpoint | None
+    kernel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ class Record:
             out.text(key).text(value)
         out.u16(len(self.edges))
         for edge in self.edges:
-            out.name(edge.peer).u32(edge.cost_us).u8(edge.established).u16(edge.mtu)
+            overlays = _BY_SLEEVE * edge.established | _BY_KERNEL * edge.kernel
+            out.name(edge.peer).u32(edge.cost_us).u8(overlays).u16(edge.mtu)
             endpoint = edge.endpoint or Endpoint("", 0)
             out.text(endpoint.host).u16(endpoint.port)
         return out.done()
@@ -206,13 +211,14 @@ def _count(number: int, limit: int) -> int:
 
 
 def _edge(reader: Reader) -> Edge:
-    peer, cost, established, mtu, size = _EDGE.unpack(reader.raw(_EDGE.size))
+    peer, cost, overlays, mtu, size = _EDGE.unpack(reader.raw(_EDGE.size))
     host = reader.raw(size).decode("ascii", "replace")
     port = reader.u16()
-    if established > 1:
-        raise MalformedMessageError(f"a boolean of {established}")
+    if overlays > _BY_SLEEVE | _BY_KERNEL:
+        raise MalformedMessageError(f"overlays {overlays} of an edge")
     if is_address(host) if port else not host:
-        return Edge(PeerName(peer), cost, bool(established), mtu, _endpoint(host, port))
+        by_sleeve, by_kernel = bool(overlays & _BY_SLEEVE), bool(overlays & _BY_KERNEL)
+        return Edge(PeerName(peer), cost, by_sleeve, mtu, _endpoint(host, port), by_kernel)
     raise MalformedMessageError("an endpoint that is no address")
 
 

@@ -73,6 +73,8 @@ class Topology:
         self._identity, self._rng, self._collect_after = identity, rng, collect_after
         self.us = identity.name
         hint = choose(self.us, short_id_hint, {}, rng)
+        self.overlays = overlays
+        """That we take frames by; what is set here is published with the next ``update``."""
         own = Record(identity.public_key, uid, 0, hint, mtu, nickname, program, overlays)
         if own.problem:
             raise OperatorError(f"no peer would read our record: {own.problem}", "bad-record")
@@ -113,7 +115,7 @@ class Topology:
         others = {n: r.short_id for n, r in self.records.items() if n != self.us}
         short_id = choose(self.us, own.short_id, others, self._rng)
         self.is_update_due = False
-        wanted = replace(own, edges=_fit(edges), short_id=short_id)
+        wanted = replace(own, edges=_fit(edges), short_id=short_id, overlays=self.overlays)
         if wanted == own and own.version > 0:
             return False
         self._publish(wanted)

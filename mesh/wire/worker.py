@@ -40,11 +40,13 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class SetPeer:
-    """A peer exists; ``mtu`` is what its pods accept."""
+    """A peer exists; ``mtu`` is what its pods accept. ``in_kernel``: its broadcasts and unknown
+    frames come and go by the kernel; those that come to us are passed on and not delivered."""
 
     short_id: ShortID
     name: PeerName
     mtu: int
+    in_kernel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +341,7 @@ def _write_entry(out: Writer, name: str, entry: object) -> None:
 
 def _read(reader: Reader, kind: type[Message], name: str) -> object:
     match name:
-        case "encrypted":
+        case "encrypted" | "in_kernel":
             return bool(reader.u8())
         case "name":
             return reader.name()

@@ -12,23 +12,30 @@ from mesh.connection.maker import Target
 from mesh.crypto.identity import Identity
 from mesh.crypto.password import Password, PasswordRing
 from mesh.effects import Arm, Notify
+from mesh.link.overlay import Network
 from mesh.names import Endpoint, PeerName, PeerUID, ShortID
 from mesh.router.effects import (
     CloseStream,
+    ConfigureKernel,
     Dial,
+    ForgetLearned,
     PersistShortID,
     PersistTargets,
     RouterEffect,
+    SendControl,
     SendDatagram,
+    Steer,
     TellWorker,
     Write,
 )
 from mesh.router.events import RouterEvent
+from mesh.router.fastdp import FromDatapath
 from mesh.router.hub import RouterConfig
 from mesh.router.router import Router
 from mesh.wire.cipher import Cipher, Offer
 from tests.sim.clock import SimClock, _Entry
 from tests.sim.kem import SimKem
+from tests.sim.kernel import VXLAN_PORT, SimKernel
 from tests.sim.network import Pipe, SimNetwork
 from tests.sim.worker import SimWorker
 
@@ -54,6 +61,9 @@ class SimHost:
         on_event: Callable[[SimHost, RouterEvent], None] = lambda _host, _event: None,
         limit: int = 200,
         ciphers: Offer | None = None,
+        fastdp: bool = False,
+        trusted: tuple[Network, ...] = (),
+        mtu: int = 1400,
     ) -> None:
         self.address, self.clock, self.network, self.rng = address, clock, network, rng
         self.identity = Identity.from_seed(rng.randbytes(32))
@@ -70,6 +80,12 @@ class SimHost:
         """Who takes frames that begin with these four octets."""
         self.device_mtu = 1 << 16
         self._on_event = on_event
+        self.trusted, self.mtu = trusted, mtu
+        self.kernel = SimKernel(address, network, self._to_worker) if fastdp else None
+        self.bridge: list[bytes] = []
+        """Frames that our pods were given."""
+        if self.kernel is not None:
+            self.kernel.twin.bridge = self.bridge
 
     # ---- life
 
@@ -84,6 +100,10 @@ class SimHost:
             targets=self.targets,
             limit=self.limit,
             ciphers=self.ciphers,
+            mtu=self.mtu,
+            fastdp=self.kernel is not None,
+            vxlan_port=VXLAN_PORT,
+            trusted=self.trusted,
         )
         self.router = Router(
             config,
@@ -108,6 +128,9 @@ class SimHost:
         self.network.listen(self.address, self._accept)
         self.network.attach(f"{self.address}/{PROBE_PORT}", self._datagram)
         self.perform(self.router.start(self.clock.now()))
+        if self.kernel is not None:
+            self.kernel.opened(self._datapath_said)
+            self.kernel.twin.bridge = self.bridge
         self.start_worker()
 
     def start_worker(self) -> None:
@@ -125,6 +148,7 @@ class SimHost:
             ),
         )
         worker.device_mtu = self.device_mtu
+        worker.bridge = self._received
         self.network.attach(
             f"{self.address}/{SLEEVE_PORT}", lambda src, data: worker.receive(_endpoint(src), data)
         )
@@ -142,6 +166,31 @@ class SimHost:
             self._timer.cancel()
         self.network.detach(self.address)
         self._pipes = {}
+        if self.kernel is not None:
+            self.kernel.left()
+
+    # ---- frames
+
+    def pod_sends(self, frame: bytes) -> None:
+        """One of our pods sends an Ethernet frame that is not for another one here."""
+        if self.kernel is not None:
+            self.kernel.from_pod(frame)
+        else:
+            self._to_worker(frame)
+
+    def _to_worker(self, frame: bytes) -> None:
+        if self.alive:
+            self.worker.from_device(frame)
+
+    def _received(self, src: PeerName, frame: bytes) -> None:
+        self.received.append((src, frame))
+        if self.kernel is not None:
+            self.kernel.from_sleeve(frame)
+        else:
+            self.bridge.append(frame)
+
+    def _datapath_said(self, event: FromDatapath) -> None:
+        self.perform(self.router.receive_datapath(event, self.clock.now()))
 
     # ---- the driver's part
 
@@ -163,6 +212,9 @@ class SimHost:
                 self._send(PROBE_PORT, endpoint, data)
             case TellWorker(message):
                 self.worker.tell(message)
+            case ConfigureKernel() | Steer() | ForgetLearned() | SendControl():
+                assert self.kernel is not None
+                self.kernel.perform(effect)
             case Arm(deadline):
                 self._arm(deadline)
             case Notify(event):

@@ -56,13 +56,11 @@ def _share_signatures() -> None:
 
 def _share_graphs() -> None:
     """One graph for all whose records are the same, told by their signatures, and its trees."""
-    graphs: dict[tuple[bytes, ...], tuple[routes.Graph, routes.Graph]] = {}
+    graphs: dict[tuple[bytes, ...], routes.Graphs] = {}
     trees: dict[tuple[int, int], tuple[routes.Graph, routes._Tree]] = {}
     make_graphs, make_tree = routes._graphs, routes._tree
 
-    def shared_graphs(
-        records: list[Record], numbers: dict[PeerName, int]
-    ) -> tuple[routes.Graph, routes.Graph]:
+    def shared_graphs(records: list[Record], numbers: dict[PeerName, int]) -> routes.Graphs:
         view = tuple(record.signature for record in records)
         if view not in graphs:
             _make_room(graphs)

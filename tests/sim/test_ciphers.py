@@ -11,7 +11,8 @@ from mesh.errors import MisuseError
 from mesh.link import ciphers, epochs
 from mesh.link.epochs import ROTATE
 from mesh.router import links
-from mesh.router.status import LinkStatus, router_status
+from mesh.router.link_status import LinkStatus
+from mesh.router.status import router_status
 from mesh.wire import worker as w
 from mesh.wire.cipher import Cipher, Offer
 from tests.sim.host import SimHost

@@ -106,7 +106,7 @@ def test_a_channel_full_of_invented_keys_is_bounded(liars: Liars) -> None:
         entries = tuple(((batch * 1000 + n).to_bytes(8, "big"), 1, bytes(20)) for n in range(1000))
         liars.items("invented", *entries)
     for host in liars.honest:
-        sizes = {s.channel: s.items for s in host.router.gossip.status()}
+        sizes = {s.channel: s.items for s in host.router.rumours.engine.status()}
         assert 0 < sizes["invented"] <= 10_000
     liars.assert_healthy()
 

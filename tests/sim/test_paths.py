@@ -153,14 +153,14 @@ def wider_of_both_directions(patch: pytest.MonkeyPatch) -> None:
     """Segment: a route is as wide as the wider of two directions."""
     graphs = routes._graphs
 
-    def careless(*args: object) -> tuple[routes.Graph, routes.Graph]:
-        data, control = graphs(*args)  # type: ignore[arg-type]  # handed on
+    def careless(*args: object) -> routes.Graphs:
+        data, control, kernel = graphs(*args)  # type: ignore[arg-type]  # handed on
         mtus = {(a, b): mtu for a, edges in enumerate(data) for b, _, mtu in edges}
         wide = [
             [(b, cost, max(mtu, mtus[b, a])) for b, cost, mtu in edges]
             for a, edges in enumerate(data)
         ]
-        return wide, control
+        return wide, control, kernel
 
     patch.setattr(routes, "_graphs", careless)
 

@@ -30,10 +30,16 @@ def numbers_by_name(count: int) -> list[int]:
 
 
 def edge(
-    peer: int, cost: int = 1000, *, established: bool = True, mtu: int = 1400, host: str = ""
+    peer: int,
+    cost: int = 1000,
+    *,
+    established: bool = True,
+    mtu: int = 1400,
+    host: str = "",
+    kernel: bool = False,
 ) -> Edge:
     endpoint = Endpoint(host, 6783) if host else None
-    return Edge(name(peer), cost, established, mtu, endpoint)
+    return Edge(name(peer), cost, established, mtu, endpoint, kernel)
 
 
 def record(
@@ -86,6 +92,7 @@ class Wire:
     costs: tuple[int, int] = (1000, 1000)
     established: tuple[bool, bool] = (True, True)
     mtus: tuple[int, int] = (1400, 1400)
+    kernel: tuple[bool, bool] = (False, False)
 
 
 def view(peers: Iterable[int], wires: Iterable[Wire]) -> Mapping[PeerName, Record]:
@@ -99,6 +106,7 @@ def view(peers: Iterable[int], wires: Iterable[Wire]) -> Mapping[PeerName, Recor
                 wire.costs[side],
                 established=wire.established[side],
                 mtu=wire.mtus[side],
+                kernel=wire.kernel[side],
             )
     return {
         name(peer): Record(

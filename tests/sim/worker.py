@@ -45,6 +45,9 @@ TICK = 1.0
 ETHERNET = 14
 FRAME_HEAD = VNET_SIZE + ETHERNET
 BROADCAST = b"\xff" * 6
+OWN_TYPE = b"\x88\xb5"
+"""EtherType of frames that the worker makes itself for who asks it to send something."""
+
 _UNDERLAY = bytes(IP_UDP)
 
 Timer = Callable[[float, Callable[[], None]], None]
@@ -64,6 +67,8 @@ class SimWorker:
     ) -> None:
         self._send, self._say, self._deliver, self._now = send, say, deliver, now
         self._later = later
+        self.bridge: Callable[[PeerName, bytes], None] = lambda _src, _frame: None
+        """Takes frames of pods that sent them through ``from_device``, whole."""
         self.device_mtu = 1 << 16
         """Of our own device: the kernel says when a datagram is larger."""
         self._name: PeerName | None = None
@@ -97,7 +102,7 @@ class SimWorker:
                 return
             case w.Configure(_, name):
                 self._name = name
-            case w.SetPeer(short_id, name, _):
+            case w.SetPeer(short_id, name):
                 peer = self.peers.peers.get(short_id)
                 assert peer is None or peer.name == name, "a short ID changed hands, no DropPeer"
             case w.DropPeer(short_id):
@@ -132,6 +137,24 @@ class SimWorker:
         self._later(TICK, self._tick)
 
     # ---- frames out
+
+    def from_device(self, frame: bytes) -> None:
+        """An Ethernet frame from our bridge."""
+        peers, whole = self.peers, bytes(VNET_SIZE) + frame
+        if peers.us is None:
+            peers.drop(Drop.NOT_CONFIGURED)
+            return
+        if frame[0] & 1:
+            record = broadcast_record((peers.us, self._broadcasts.number(), HOP_LIMIT), whole)
+            for child in peers.trees.get(peers.us, ()):
+                if (peer := peers.peers.get(child)) is not None:
+                    self._record(peer, record)
+            return
+        place = peers.macs.places.get(frame[:6])
+        known = None if place is None else peers.peers.get(place)
+        asked = [p for p in peers.peers.values() if not p.in_kernel]
+        for peer in asked if known is None else [known]:
+            self._record(peer, unicast_record(whole))
 
     def unicast(self, short_id: ShortID, frame: bytes) -> None:
         """A frame of a local pod for a pod behind that peer."""
@@ -177,7 +200,7 @@ class SimWorker:
         """Behind an offload header, from our one pod to another's or to all."""
         assert self._name is not None
         target = BROADCAST if to is None else _mac(to)
-        return bytes(VNET_SIZE) + target + _mac(self._name) + b"\x88\xb5" + frame
+        return bytes(VNET_SIZE) + target + _mac(self._name) + OWN_TYPE + frame
 
     def _record(self, peer: Peer, frames: memoryview) -> None:
         path = self.peers.path(peer.short_id)
@@ -258,8 +281,12 @@ class SimWorker:
         """Whom it is from is told by where its source was learned, as any answer to it would be."""
         place = self.peers.macs.places[bytes(frame[VNET_SIZE + 6 : VNET_SIZE + 12])]
         peer = self.peers.peers.get(place)
-        if peer is not None:
+        if peer is None:
+            return
+        if bytes(frame[FRAME_HEAD - 2 : FRAME_HEAD]) == OWN_TYPE:
             self._deliver(peer.name, bytes(frame[FRAME_HEAD:]))
+        else:
+            self.bridge(peer.name, bytes(frame[VNET_SIZE:]))
 
     # ---- what peers say to workers
 

@@ -123,12 +123,17 @@ def test_refused(bad: Record) -> None:
     assert Record.decode(SMALL.encode()) == SMALL
 
 
-def test_a_boolean_is_nought_or_one() -> None:
-    """protocol.md 7.1: there is one encoding of a record."""
+def test_overlays_of_an_edge_are_two_bits() -> None:
+    """protocol.md 7.1: sleeve and fastdp, up or not; there is one encoding of a record."""
     data = SMALL.encode()
     place = data.index(bytes.fromhex("000001f4 01")) + 4
+    found = []
+    for octet in range(4):
+        (edge_,) = Record.decode(data[:place] + bytes((octet,)) + data[place + 1 :]).edges
+        found.append((edge_.established, edge_.kernel))
+    assert found == [(False, False), (True, False), (False, True), (True, True)]
     with pytest.raises(MalformedMessageError):
-        Record.decode(data[:place] + b"\x02" + data[place + 1 :])
+        Record.decode(data[:place] + b"\x04" + data[place + 1 :])
 
 
 def test_the_largest_record_is_read() -> None:

@@ -82,7 +82,7 @@ def test_any_octets_as_a_record(data: bytes) -> None:
 
 MESSAGES: list[tuple[w.Message, str]] = [
     (w.Configure(A, NAME, 1420, True), "01 0001 0001020304050607 058c 01"),
-    (w.SetPeer(B, NAME, 1420), "02 0abc 0001020304050607 058c"),
+    (w.SetPeer(B, NAME, 1420, True), "02 0abc 0001020304050607 058c 01"),
     (w.DropPeer(B), "03 0abc"),
     (w.SetNeighbour(B, Endpoint("::1", 6783), 1232), "04 0abc 0003 3a3a31 1a7f 04d0"),
     (w.DropNeighbour(B), "05 0abc"),

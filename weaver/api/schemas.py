@@ -6,10 +6,10 @@ import types
 from dataclasses import fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from mesh.router.link_status import LinkStatus
 from mesh.router.status import (
     ChannelView,
     ConnectionStatus,
-    LinkStatus,
     PeerStatus,
     RouteStatus,
     TargetStatus,
