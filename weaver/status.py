@@ -95,6 +95,7 @@ def links_text(links: Sequence[Json]) -> str:
             link["overlay"],
             link["state"],
             link["reason"],
+            link["not_kernel"],
             None if link["since"] is None else duration(link["since"]),
             names.get(link["next_hop"], link["next_hop"]) if link["hops"] > 1 else None,
             link["hops"],
@@ -108,8 +109,8 @@ def links_text(links: Sequence[Json]) -> str:
         )
         for link in links
     ]
-    head = ("PEER", "OVERLAY", "STATE", "REASON", "SINCE", "VIA", "HOPS", "RTT", "LOSS", "MTU")
-    return table((*head, "SEGMENT", "ENDPOINT", "CIPHER", "KEY AGE"), rows)
+    head = ("PEER", "OVERLAY", "STATE", "REASON", "NOT IN KERNEL", "SINCE", "VIA", "HOPS", "RTT")
+    return table((*head, "LOSS", "MTU", "SEGMENT", "ENDPOINT", "CIPHER", "KEY AGE"), rows)
 
 
 def _loss(link: Json) -> str | None:
@@ -135,12 +136,48 @@ def links_page(links: Sequence[Json]) -> str:
             entry["path"],
             names.get(entry["next_hop"], entry["next_hop"]) if entry["path"] == "relayed" else None,
             entry["reason"],
+            entry["not_kernel"],
             None if entry["after"] is None else f"{entry['after']:.1f}s",
         )
         for ago, name, entry in made
     ]
-    head = ("CHANGED", "PEER", "OVERLAY", "TO", "VIA", "REASON", "AFTER")
-    return f"{links_text(links)}\n{table(head, changes)}" if changes else links_text(links)
+    head = ("CHANGED", "PEER", "OVERLAY", "TO", "VIA", "REASON", "NOT IN KERNEL", "AFTER")
+    counted = kernel_text(links)
+    text = f"{links_text(links)}\n{counted}" if counted else links_text(links)
+    return f"{text}\n{table(head, changes)}" if changes else text
+
+
+def kernel_text(links: Sequence[Json]) -> str:
+    """The paths in the kernel and what went over them; nothing where there are none."""
+    rows = [
+        (
+            link["nickname"] or link["peer"],
+            path["host"] if path else None,
+            ("well" if path["well"] else "not well") if path else None,
+            path["reason"] if path else None,
+            _milliseconds(path["rtt"]) if path else None,
+            None if not path or path["loss"] is None else f"{path['loss']:.1%}",
+            *(
+                counted[field] if counted else None
+                for field in ("tx_frames", "tx_octets", "rx_frames", "rx_octets", "relayed_frames")
+            ),
+        )
+        for link in links
+        for path, counted in ((link["kernel_path"], link.get("kernel")),)
+        if path or counted
+    ]
+    head = ("KERNEL PATH", "ADDRESS", "STATE", "REASON", "RTT", "LOSS", "TX", "TX OCTETS", "RX")
+    return table((*head, "RX OCTETS", "RELAYED"), rows) if rows else ""
+
+
+def _fast_line(status: Json) -> str:
+    """Which overlay the kernel plays, or why it plays none."""
+    fast = status["fastdp"]
+    if fast["problem"] is not None:
+        why = f" ({fast['explanation']})" if fast["explanation"] else ""
+        return f"sleeve only: {fast['problem']}{why}"
+    by_kernel = sum(link["overlay"] == "fastdp" for link in status["links"])
+    return f"fastdp and sleeve; {by_kernel} of {len(status['links'])} peers by the kernel"
 
 
 def ciphers_text(costs: Json) -> str:
@@ -277,11 +314,15 @@ def status_text(status: Json) -> str:
     states = [link["state"] for link in links]
     up = [c for c in status["connections"] if c["state"] == "established"]
     sealed = "sealed end to end" if us["encrypted"] else "NOT ENCRYPTED (no password)"
+    trusted = status["fastdp"]["trusted_subnets"]
+    if us["encrypted"] and trusted:
+        sealed += f" but where both ends trust the way ({', '.join(trusted)} here)"
     lines = [
         f"weaver {status['version']}  {us['nickname']}  {us['name']}"
         f"  up {duration(status['uptime'])}",
         f"state        {'ready' if status['ready'] else 'NOT READY: ' + status['not_ready']}",
         f"data plane   {sealed}, pods' MTU {us['mtu']}, worker {us['worker']}",
+        f"overlays     {_fast_line(status)}",
         f"connections  {len(up)} established",
         f"links        {states.count('direct')} direct, {states.count('relayed')} relayed,"
         f" {states.count('down')} down",

@@ -35,6 +35,17 @@ class _Collector:
         for state in ("direct", "relayed", "down"):
             links.add_metric([state], states.count(state))
         yield links
+        overlays = GaugeMetricFamily("weaver_overlays", "Peers by overlay", labels=["overlay"])
+        used = [link["overlay"] for link in status["links"] if link["state"] != "down"]
+        for overlay in ("fastdp", "sleeve"):
+            overlays.add_metric([overlay], used.count(overlay))
+        yield overlays
+        kernel = CounterMetricFamily(
+            "weaver_kernel_drops", "Drops of the fast path by reason", labels=["reason"]
+        )
+        for reason, count in status["fastdp"]["drops"].items():
+            kernel.add_metric([reason], count)
+        yield kernel
         refusals = CounterMetricFamily("weaver_refusals", "Refusals by reason", labels=["reason"])
         for reason, count in status["counters"].items():
             refusals.add_metric([str(reason)], count)

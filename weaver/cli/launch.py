@@ -18,7 +18,7 @@ from mesh.connection.maker import Target
 from mesh.drivers.listen import listening_socket
 from mesh.errors import OperatorError
 from mesh.wire.cipher import named
-from weaver.config import Config, http_address
+from weaver.config import Config, http_address, parse_subnets
 from weaver.logs import set_up
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def config_of(args: argparse.Namespace) -> Config:
         seed=args.seed,
         observer=args.observer,
         cipher=named(args.cipher),
+        fastdp=not args.no_fastdp,
+        trusted_subnets=parse_subnets(args.trusted_subnets),
         kubernetes=_api_server(args.kubernetes),
         node=args.node or os.environ.get("WEAVER_NODE") or args.nickname or socket.gethostname(),
         service_account=Path(args.service_account),

@@ -139,6 +139,15 @@ def _launch(commands: Any) -> None:  # noqa: ANN401
     launch.add_argument("--seed", action="store_true", help="own the whole range, ask nobody")
     launch.add_argument("--observer", action="store_true", help="never elect, only ask for space")
     launch.add_argument(
+        "--no-fastdp", action="store_true", help="no frames by the kernel, all by the sleeve"
+    )
+    launch.add_argument(
+        "--trusted-subnets",
+        default="",
+        metavar="CIDR,…",
+        help="with a password: peers in there, if they trust us too, are sent frames in clear",
+    )
+    launch.add_argument(
         "--cipher",
         choices=("auto", *(cipher.value for cipher in Cipher)),
         default="auto",

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -29,6 +29,7 @@ from mesh.drivers.clock import LoopClock
 from mesh.drivers.identity_file import load_identity
 from mesh.drivers.kem import SystemKem
 from mesh.drivers.mesh import MeshDriver
+from mesh.drivers.steering import KernelEffect, SteeringDriver
 from mesh.drivers.tasks import Supervisor
 from mesh.drivers.worker import WorkerProcess
 from mesh.errors import MalformedMessageError, OperatorError
@@ -38,6 +39,7 @@ from mesh.router.events import (
     CloneSuspected,
     ConnectionDown,
     ConnectionUp,
+    KernelPathChanged,
     LinkChanged,
     PathChanged,
     PeerGone,
@@ -48,12 +50,14 @@ from mesh.router.events import (
 )
 from mesh.router.hub import RouterConfig
 from mesh.router.router import Router
+from mesh.topology.attachments import Pod
 from mesh.wire.worker import ToWorker
 from weaver import __version__
 from weaver.config import Config
 from weaver.daemon.attach import Attacher, Attachment, AttachmentStore
-from weaver.daemon.devices import Devices
+from weaver.daemon.devices import TAP, Devices
 from weaver.daemon.events import EventLog
+from weaver.daemon.fastpath import open_fastpath, remove_fastpath
 from weaver.daemon.network import Network
 from weaver.daemon.state import StateDir
 
@@ -88,7 +92,12 @@ class Daemon:
         self.network = Network()
         lanes = config.lanes(len(os.sched_getaffinity(0)))
         self.devices = Devices(
-            self.network, config.sleeve_port, config.mtu, self._bridge_mac(), lanes
+            self.network,
+            config.sleeve_port,
+            config.mtu,
+            self._bridge_mac(),
+            lanes,
+            by_kernel=config.fastdp,
         )
         self.router = self._make_router()
         self._make_ipam()
@@ -98,13 +107,19 @@ class Daemon:
             self.state,
             on_event=self._on_event,
             tell_worker=self._tell_worker,
+            steer=self._steer,
+        )
+        self.steering = SteeringDriver(
+            open_fastpath, TAP, changed=self.devices.steered, on_event=self.mesh.datapath_said
         )
         self.worker = WorkerProcess(
-            self.devices.for_worker,
+            self._worker_devices,
             on_message=self.mesh.worker_said,
             on_started=self.mesh.worker_started,
             on_lost=self._worker_lost,
         )
+        if not config.fastdp:
+            self.take_fastpath_away()
         await self.devices.setup()
         self.attachments = AttachmentStore(config.state_dir / "attachments.db")
         self.attacher = Attacher(
@@ -121,9 +136,12 @@ class Daemon:
             raise OperatorError(
                 f"port {config.port} or {config.probe_port}: {err.strerror}", "port-taken"
             ) from err
+        if config.fastdp:
+            self._supervisor.spawn(self.steering.run(), "fast path")
         self.worker.start()
         self.ipam.start(company=bool(config.peers or self.state.targets))
         await self.attacher.reconcile()
+        self.tell_attached()
         if config.seed and not self.ipam.allocator.ring.is_seeded:
             await self.ipam.seed(())
         attacher = self.attacher
@@ -139,6 +157,7 @@ class Daemon:
         await self._supervisor.close()
         await self.mesh.close()
         await self.worker.close()
+        self.steering.close()
         self.ipam.close()
         await self.network.close()
         self._store.close()
@@ -165,6 +184,8 @@ class Daemon:
                 targets=targets,
                 program=f"weaver {__version__}",
                 ciphers=measured_offer(config.cipher),
+                fastdp=config.fastdp,
+                trusted=config.trusted_subnets,
             ),
             identity=self.identity,
             uid=PeerUID(self.rng.getrandbits(64)),
@@ -218,6 +239,14 @@ class Daemon:
             return PasswordRing.derive([(DEFAULT_ID, config.password)])
         return PasswordRing(())
 
+    def take_fastpath_away(self) -> None:
+        """Whether it is ours or an earlier daemon's, whose kernel goes on."""
+        try:
+            if remove_fastpath():
+                log.info("fast path removed")
+        except OperatorError as err:
+            log.warning("fast path not removed", extra={"reason": err.reason, "error": str(err)})
+
     def _bridge_mac(self) -> str:
         """A locally administered address of our own, so that the bridge's never changes."""
         octets = bytearray(self.identity.name.octets[:6])
@@ -228,6 +257,14 @@ class Daemon:
 
     def _tell_worker(self, message: ToWorker) -> None:
         self.worker.send(message)
+
+    def _steer(self, effect: KernelEffect) -> None:
+        self.steering.perform(effect)
+
+    async def _worker_devices(self) -> Sequence[tuple[int, int]]:
+        devices = await self.devices.for_worker()
+        self.steering.sleeve_made()
+        return devices
 
     def _publish(self, channel: str, keys: tuple[bytes, ...]) -> None:
         self.mesh.publish(channel, keys)
@@ -262,9 +299,19 @@ class Daemon:
                 self._note(phrase, peer=peer, remote=remote, reason=reason, by_peer=by_peer)
             case LinkChanged(peer, up, reason):
                 self._note("link up" if up else "link down", peer=peer, reason=reason)
-            case PathChanged(peer, path, next_hop, reason):
-                via = None if next_hop in (None, peer) else next_hop
-                self._note("path changed", peer=peer, path=path, via=via, reason=reason)
+            case KernelPathChanged(peer, well, reason):
+                phrase = "kernel path well" if well else "kernel path not well"
+                self._note(phrase, peer=peer, reason=reason)
+            case PathChanged(peer, path, next_hop, reason, overlay, not_kernel):
+                self._note(
+                    "path changed",
+                    peer=peer,
+                    overlay=overlay,
+                    path=path,
+                    via=None if next_hop in (None, peer) else next_hop,
+                    reason=reason,
+                    not_kernel=not_kernel or None,
+                )
             case Quarantined(channel, key, reason, source):
                 if channel in (RING, ELECTION):
                     self.ipam.channel_changed(channel)
@@ -284,6 +331,18 @@ class Daemon:
     def _note_pod(self, phrase: str, row: Attachment) -> None:
         where = " ".join(row.addresses)
         self._note(phrase, container=row.container, interface=row.ifname, address=where)
+        self.tell_attached()
+
+    def tell_attached(self) -> None:
+        """Let the mesh know which MAC and IP addresses are on this host's bridge."""
+        pods = [
+            Pod(_mac(row.mac), tuple(cidr.partition("/")[0] for cidr in row.addresses))
+            for row in self.attacher.list()
+            if row.mac is not None
+        ]
+        if (gateway := self.attacher.gateway) is not None:
+            pods.append(Pod(_mac(self._bridge_mac()), (gateway,)))
+        self.mesh.attached(tuple({pod.mac: pod for pod in pods}.values()))
 
     def _note(self, phrase: str, **fields: object) -> None:
         log.info(phrase, extra=fields)
@@ -300,6 +359,10 @@ class Daemon:
     def background(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Run something beside everything else; its failure is logged."""
         self._supervisor.spawn(work, name)
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
 
 
 def _plain(value: object) -> object:

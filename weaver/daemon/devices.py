@@ -18,6 +18,7 @@ from weaver.daemon.network import BRIDGE, Network
 log = logging.getLogger(__name__)
 
 TAP = "weave-sleeve"
+FASTDP = "weave-fastdp"
 LOOK_INTERVAL = 5.0
 """Seconds between looks whether everything is still as it was made."""
 
@@ -25,11 +26,23 @@ LOOK_INTERVAL = 5.0
 class Devices:
     """``mac``: of the bridge; ``lanes``: processes of the worker, each with a queue and a socket.
 
+    ``by_kernel``: the kernel's fast path, not the TAP, is the bridge's way to the mesh.
+
     Raises OperatorError "tap-unavailable" or "port-taken".
     """
 
-    def __init__(self, network: Network, port: int, mtu: int, mac: str, lanes: int = 1) -> None:
+    def __init__(
+        self,
+        network: Network,
+        port: int,
+        mtu: int,
+        mac: str,
+        lanes: int = 1,
+        *,
+        by_kernel: bool = False,
+    ) -> None:
         self._network, self._mtu, self._mac = network, mtu, mac
+        self._by_kernel = by_kernel
         self._put_back: Callable[[], Awaitable[None]] | None = None
         self._removed = False
         self._lanes = lanes
@@ -41,8 +54,22 @@ class Devices:
             raise OperatorError(f"UDP {port}: {err.strerror}", "port-taken") from err
 
     async def setup(self) -> None:
-        """The bridge, and the TAP on it; what is right already stays as it is."""
-        await self._network.do("setup", bridge=BRIDGE, tap=TAP, mtu=self._mtu, mac=self._mac)
+        """The bridge and its way to the mesh; what is right already stays as it is."""
+        await self._network.do(
+            "setup",
+            bridge=BRIDGE,
+            tap=TAP,
+            fastdp=FASTDP,
+            by_kernel=self._by_kernel,
+            mtu=self._mtu,
+            mac=self._mac,
+        )
+
+    async def steered(self, by_kernel: bool) -> None:
+        """The kernel's device is the bridge's way to the mesh from now on, or the TAP is."""
+        self._by_kernel = by_kernel
+        if not self._removed:
+            await self._mend()
 
     async def for_worker(self) -> list[tuple[int, int]]:
         """TAP and UDP socket for each lane of a worker about to start, in working order."""
@@ -68,7 +95,8 @@ class Devices:
         while not self._removed:
             await asyncio.sleep(LOOK_INTERVAL)
             try:
-                wrong = await self._network.wrong_ports([TAP, *ports()])
+                taps = [] if self._by_kernel else [TAP]
+                wrong = await self._network.wrong_ports([*taps, *ports()])
                 if wrong and not self._removed:
                     log.warning(
                         "devices mended", extra={"reason": "device-changed", "error": wrong[0]}

@@ -45,12 +45,14 @@ class Facade:
     def status(self) -> Json:
         daemon = self.daemon
         status = asdict(daemon.router.status(daemon.clock.now()))
+        status["links"] = self._with_kernel(status["links"])
         return {
             "version": __version__,
             "ready": self.not_ready() is None,
             "not_ready": self.not_ready(),
             "uptime": daemon.clock.now() - daemon.started_at,
             **status,
+            "fastdp": self.fastdp(),
             "ipam": self.ipam(),
             "attachments": self.attachments(),
             "exposed": daemon.attacher.exposed,
@@ -64,7 +66,34 @@ class Facade:
 
     def part(self, name: str) -> Json:
         """One of peers, connections, targets, links, routes, channels."""
-        return asdict(self.daemon.router.status(self.daemon.clock.now()))[name]
+        part = asdict(self.daemon.router.status(self.daemon.clock.now()))[name]
+        return self._with_kernel(part) if name == "links" else part
+
+    def _with_kernel(self, links: Json) -> Json:
+        """What the kernel counted beside what the worker counted."""
+        counted = self.daemon.steering.counters()
+        records = self.daemon.router.topology.records
+        ids = {str(name): record.short_id for name, record in records.items()}
+        for link in links:
+            short_id = ids.get(link["peer"])
+            entry = None if counted is None or short_id is None else counted.peers.get(short_id)
+            link["kernel"] = None if entry is None else asdict(entry)
+        return links
+
+    def fastdp(self) -> Json:
+        """Whether frames go by the kernel, why not, and what it dropped."""
+        daemon = self.daemon
+        counted, problem = daemon.steering.counters(), daemon.steering.problem
+        return {
+            "enabled": daemon.config.fastdp,
+            "problem": daemon.router.fastdp.problem,
+            "explanation": None if problem is None else str(problem),
+            "trusted_subnets": [str(subnet) for subnet in daemon.config.trusted_subnets],
+            "drops": {} if counted is None else {str(k): v for k, v in counted.drops.items()},
+            "answered": 0 if counted is None else counted.answered,
+            "upcalls": 0 if counted is None else counted.upcalls,
+            "to_sleeve": 0 if counted is None else counted.to_sleeve,
+        }
 
     def not_ready(self) -> str | None:
         """Why pods cannot be attached now, or None."""
@@ -247,10 +276,13 @@ class Facade:
     async def expose(self, address: str | None) -> Json:
         self._usable()
         cidr = await self.daemon.attacher.expose(address)
+        self.daemon.tell_attached()
         return {"address": cidr}
 
     async def hide(self) -> Json:
-        return {"address": await self.daemon.attacher.hide()}
+        address = await self.daemon.attacher.hide()
+        self.daemon.tell_attached()
+        return {"address": address}
 
     async def ipam_allocate(self, container: str, interface: str) -> Json:
         address = await self.daemon.ipam.allocate(AllocationKey(container, interface))
@@ -302,6 +334,9 @@ class Facade:
                     "nobody took our space over; --force gives it up", "handover-failed"
                 ) from err
         await daemon.worker.close()
+        daemon.steering.close()
+        if daemon.config.fastdp:
+            daemon.take_fastpath_away()
         await daemon.devices.remove()
         daemon.stopping.set()
         handed = daemon.ipam.allocator.leaving.has_left

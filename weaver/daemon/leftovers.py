@@ -8,14 +8,15 @@ from pathlib import Path
 from mesh.drivers.netlink import Netlink
 from mesh.errors import OperatorError
 from weaver.daemon.attach_store import AttachmentStore
-from weaver.daemon.devices import TAP
+from weaver.daemon.devices import FASTDP, TAP
+from weaver.daemon.fastpath import remove_fastpath
 from weaver.daemon.natrules import remove_all
 from weaver.daemon.network import BRIDGE
 from weaver.daemon.state import lock
 
 
 def remove_devices(state: Path) -> list[str]:
-    """Delete the bridge and the pods' interfaces; their names.
+    """Delete the bridge, the kernel's fast path and the pods' interfaces; their names.
 
     ``state``: the daemon's directory. Raises OperatorError: "state-in-use" when a daemon runs on
     it, "device-in-use" when one runs on another, "kernel-refused".
@@ -28,6 +29,8 @@ def remove_devices(state: Path) -> list[str]:
                 f"a weaver runs here, it holds {TAP}: name its --socket", "device-in-use"
             )
         removed = [name for name in (*_pods(state), BRIDGE) if nl.delete(name)]
+        if remove_fastpath():
+            removed.append(FASTDP)
         if removed:
             remove_all()
     except OSError as err:

@@ -14,8 +14,9 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from mesh.drivers.netlink import Link, Netlink, Veth, enter_namespace, is_network_namespace
@@ -277,10 +278,22 @@ def _look(pod: Netlink, r: Request) -> list[str]:
 
 
 def setup(nl: Netlink, r: Request) -> Answer:
-    """The bridge, and the worker's TAP device on it."""
+    """The bridge, and its one way to the mesh: the worker's TAP, or the kernel's device, which
+    hands the TAP what is the worker's. Both at once would hear each other's broadcasts."""
     nl.ensure_bridge(r["bridge"], r["mtu"], r["mac"])
-    nl.enslave(r["tap"], r["bridge"], HOST_MTU)
+    _keep_silent(r["tap"])
+    if r["by_kernel"]:
+        nl.release(r["tap"], r["bridge"], HOST_MTU)
+    else:
+        nl.release(r["fastdp"], r["bridge"], HOST_MTU)
+        nl.enslave(r["tap"], r["bridge"], HOST_MTU)
     return {}
+
+
+def _keep_silent(device: str) -> None:
+    """The kernel is not to speak IPv6 on a device of its own accord: the worker would carry it."""
+    with suppress(OSError):  # a kernel without IPv6, or a /proc/sys that is read-only: harmless
+        Path(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6").write_text("1")
 
 
 def adopt(nl: Netlink, r: Request) -> Answer:
