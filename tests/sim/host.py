@@ -85,7 +85,7 @@ class SimHost:
         self.bridge: list[bytes] = []
         """Frames that our pods were given."""
         if self.kernel is not None:
-            self.kernel.twin.bridge = self.bridge
+            self.bridge = self.kernel.bridge
 
     # ---- life
 
@@ -128,9 +128,8 @@ class SimHost:
         self.network.listen(self.address, self._accept)
         self.network.attach(f"{self.address}/{PROBE_PORT}", self._datagram)
         self.perform(self.router.start(self.clock.now()))
-        if self.kernel is not None:
+        if self.kernel is not None and self.router.fastdp.unwanted is None:
             self.kernel.opened(self._datapath_said)
-            self.kernel.twin.bridge = self.bridge
         self.start_worker()
 
     def start_worker(self) -> None:
@@ -173,7 +172,7 @@ class SimHost:
 
     def pod_sends(self, frame: bytes) -> None:
         """One of our pods sends an Ethernet frame that is not for another one here."""
-        if self.kernel is not None:
+        if self.kernel is not None and self.router.fastdp.unwanted is None:
             self.kernel.from_pod(frame)
         else:
             self._to_worker(frame)
@@ -184,7 +183,7 @@ class SimHost:
 
     def _received(self, src: PeerName, frame: bytes) -> None:
         self.received.append((src, frame))
-        if self.kernel is not None:
+        if self.kernel is not None and self.router.fastdp.unwanted is None:
             self.kernel.from_sleeve(frame)
         else:
             self.bridge.append(frame)

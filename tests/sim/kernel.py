@@ -48,6 +48,9 @@ class SimKernel:
         self.heard: Callable[[FromDatapath], None] | None = None
         """The daemon, while there is one."""
         self.works = True
+        self.bridge: list[bytes] = []
+        """Frames that pods were given."""
+        self.twin.bridge = self.bridge
         self.writes = 0
         self.attach()
 
@@ -60,6 +63,7 @@ class SimKernel:
         """A daemon starts, on whatever an earlier one left."""
         if self.twin.kernel.is_started:
             self.twin = restarted(self.twin, self._underlay)
+            self.twin.bridge = self.bridge
         self.heard = heard
         if not self.works:
             heard(DatapathLost("programs-refused"))
@@ -73,9 +77,23 @@ class SimKernel:
         self.twin.close()
         self.attach()
 
+    def break_down(self) -> None:
+        """The device is deleted, and all that was in it; the sleeve is the bridge's way now."""
+        self.works = False
+        self.twin = DatapathTwin(self._underlay, self.address)
+        self.twin.bridge = self.bridge
+
+    def mend(self) -> None:
+        """It can be made again, and is."""
+        self.works = True
+        if self.heard is not None:
+            self.opened(self.heard)
+
     # ---- the daemon's
 
     def perform(self, effect: ConfigureKernel | Steer | ForgetLearned | SendControl) -> None:
+        if not self.works:
+            return
         match effect:
             case ConfigureKernel(config):
                 self.twin.configure(config)
@@ -92,14 +110,22 @@ class SimKernel:
     # ---- frames
 
     def from_pod(self, frame: bytes) -> None:
+        if not self.works:
+            self._to_sleeve(frame)
+            return
         self.twin.from_pod(frame)
         self._after()
 
     def from_sleeve(self, frame: bytes) -> None:
+        if not self.works:
+            self.bridge.append(frame)
+            return
         self.twin.from_sleeve(frame)
         self._after()
 
     def _arrived(self, src: str, data: bytes) -> None:
+        if not self.works:
+            return
         source, target, hops = _HEAD.unpack_from(data)
         frame = data[_HEAD.size :]
         sender = src.partition("/")[0]
@@ -112,8 +138,9 @@ class SimKernel:
         for frame in frames:
             self._to_sleeve(frame)
         for upcall in self.twin.receive():
-            assert upcall.reason is Reason.CONTROL, f"{upcall.reason} is never asked for"
-            if self.heard is not None:
+            # A relay that sees sooner than the origin that the kernel does not lead there any more.
+            assert upcall.reason in (Reason.CONTROL, Reason.TRANSIT), f"{upcall.reason} unasked"
+            if self.heard is not None and upcall.reason is Reason.CONTROL:
                 self.heard(ControlReceived(upcall.source, upcall.frame))
 
 

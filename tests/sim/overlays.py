@@ -17,6 +17,7 @@ from mesh.clock import Instant
 from mesh.connection.maker import Target
 from mesh.link.overlay import Overlay
 from mesh.router.choices import Choice
+from mesh.topology.attachments import Pod
 from tests.sim.clock import SimClock
 from tests.sim.host import PORT, SimHost, ring
 from tests.sim.kernel import VXLAN_PORT
@@ -45,7 +46,8 @@ class Kind:
 
 
 class OverlayMesh:
-    """``links``: pairs of numbers that may connect; None: everybody."""
+    """``links``: pairs of numbers that may connect; None: everybody. ``attached``: whether peers
+    are told of each other's pods, as weaver does, or learn of them by their frames alone."""
 
     def __init__(
         self,
@@ -54,7 +56,9 @@ class OverlayMesh:
         *,
         links: Iterable[tuple[int, int]] | None = None,
         password: bool = False,
+        attached: bool = True,
     ) -> None:
+        self.attached = attached
         self.seed, self.rng = seed, Random(seed)
         self.clock = SimClock()
         weather = Weather(delay=(0.0005, 0.002), mtu=1 << 16)
@@ -93,9 +97,16 @@ class OverlayMesh:
         for n, host in enumerate(self.hosts):
             beside = [a for a, b in self.links if b == n]
             host.targets = tuple(Target(self.hosts[a].address, PORT) for a in sorted(beside))
-            host.prepare()
-            host.start()
+            self.start(host)
         self._chatter()
+
+    def start(self, host: SimHost) -> None:
+        """Run a daemon, which knows the pod that it has."""
+        host.prepare()
+        host.start()
+        if self.attached:
+            pods = (Pod(mac(host.number)),)
+            host.perform(host.router.attached(pods, self.clock.now()))
 
     def run(self, seconds: float) -> None:
         self.clock.run_until(Instant(self.clock.now() + seconds))
@@ -180,20 +191,24 @@ class OverlayMesh:
             host.bridge.clear()
 
     def choice(self, a: int, b: int) -> Choice | None:
-        return self.hosts[a].router.links.choices.current(self.hosts[b].name)
+        """How frames go now, as it is shown; None to whom is not known."""
+        router, peer = self.hosts[a].router, self.hosts[b].name
+        records = router.topology.records
+        return router.links.choice(peer, records, router.routes) if peer in records else None
 
     def overlays(self) -> dict[tuple[int, int], str]:
-        numbers = range(len(self.hosts))
+        """By what each pair is served; ``held`` is what nobody knows to work."""
         found = {}
-        for a in numbers:
-            for b in numbers:
-                if a != b:
-                    choice = self.choice(a, b)
-                    found[a, b] = (
-                        "none"
-                        if choice is None or choice.path == "down"
-                        else (choice.overlay.value)
-                    )
+        for a in range(len(self.hosts)):
+            for b in range(len(self.hosts)):
+                choice = self.choice(a, b)
+                if a == b:
+                    continue
+                if choice is None or choice.path == "down":
+                    found[a, b] = "nothing"
+                else:
+                    held = choice.reason == "held"
+                    found[a, b] = "held" if held else choice.overlay.value
         return found
 
     def complaint(self, want: dict[tuple[int, int], Overlay]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mesh.link.overlay import Overlay
+from tests.sim.overlay_story import story
 from tests.sim.overlays import FALL_BACK, RETURN, Kind, OverlayMesh
 
 CHAIN = [(0, 1), (1, 2), (2, 3), (3, 4)]
@@ -43,12 +44,13 @@ def test_a_chain_relays_in_the_kernel() -> None:
     ],
     ids=["all", "big", "one way", "big one way"],
 )
+@pytest.mark.parametrize("attached", [True, False], ids=["attached", "learned"])
 @pytest.mark.parametrize("seed", range(3))
 def test_what_eats_the_tunnel_is_left_and_taken_again(
-    seed: int, trouble: tuple[bool, int | None], reason: str
+    seed: int, attached: bool, trouble: tuple[bool, int | None], reason: str
 ) -> None:
     """protocol.md 14.5: sleeve within 3 s, the kernel again within 60 s, nothing heard twice."""
-    mesh = OverlayMesh(seed, [Kind()] * 2)
+    mesh = OverlayMesh(seed, [Kind()] * 2, attached=attached)
     mesh.join()
     mesh.until(lambda: mesh.complaint({}), 10)
     mesh.talking = True
@@ -171,9 +173,14 @@ def test_a_daemon_that_dies_costs_no_frame(seed: int) -> None:
         host = mesh.hosts[victim]
         host.kill()
         mesh.run(mesh.rng.choice((0.5, 2.0, 20.0)))
-        host.prepare()
-        host.start()
+        mesh.start(host)
         mesh.until(lambda: mesh.complaint({}), 20)
     mesh.run(2)
     mesh.assert_at_most_once()
     assert mesh.missed(until=mesh.clock.now() - 0.1) == []
+
+
+@pytest.mark.parametrize("seed", range(1, 13))
+def test_a_story(seed: int) -> None:
+    """protocol.md 14: whatever happens, nothing twice, and back where it belongs."""
+    story(seed)
