@@ -48,12 +48,12 @@ def obstacle(ours: End, theirs: End, *, encrypted: bool) -> Obstacle | None:
     ``encrypted``: there is a password, so that only ways that both trust take frames in clear.
     The MTU must be the same: the kernel tells no pod that the other end's pods take less.
     """
-    if not ours.has_kernel:
-        return Obstacle.OFF
     if encrypted and not (ours.trusts and theirs.trusts):
         if ours.trusts == theirs.trusts:
             return Obstacle.ENCRYPTED
         return Obstacle.NOT_TRUSTED if theirs.trusts else Obstacle.NOT_TRUSTED_THERE
+    if not ours.has_kernel:
+        return Obstacle.OFF
     if not theirs.has_kernel:
         return Obstacle.PEER_WITHOUT
     if ours.port != theirs.port:

@@ -123,7 +123,7 @@ class Fastdp:
         on_change: Callable[[], None],
     ) -> None:
         self._hub, self._pods, self._on_change = hub, pods, on_change
-        self.problem: str | None = "not-started" if hub.config.fastdp else Obstacle.OFF
+        self.problem: str | None = self.unwanted or "not-started"
         self.paths: dict[PeerName, FastPath] = {}
         self.ways: Mapping[PeerName, Way] = {}
         """By whom peers are reached in the kernel now."""
@@ -135,6 +135,15 @@ class Fastdp:
         self._ids: dict[PeerName, ShortID] = {}
         self._told_for: dict[ShortID, PeerName] = {}
         self._started_at = Instant(0.0)
+
+    @property
+    def unwanted(self) -> str | None:
+        """Why no fast path is wanted here, None when one is. Where everything is sealed it would
+        only stand between the bridge and the sleeve."""
+        config = self._hub.config
+        if not config.fastdp:
+            return Obstacle.OFF
+        return Obstacle.ENCRYPTED if self._hub.encrypted and not config.trusted else None
 
     # ---- the datapath
 
@@ -321,6 +330,8 @@ class Fastdp:
     def why_not(self, peer: PeerName) -> str:
         """Why frames to this peer do not go by the kernel; asked only where they do not."""
         path = self.paths.get(peer)
+        if self.problem == Obstacle.ENCRYPTED and path is not None:
+            return path.reason
         if self.problem is not None:
             return self.problem
         if path is None:

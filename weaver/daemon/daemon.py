@@ -91,15 +91,16 @@ class Daemon:
         self.rng = SystemRandom()
         self.network = Network()
         lanes = config.lanes(len(os.sched_getaffinity(0)))
+        self.router = self._make_router()
+        by_kernel = self.router.fastdp.unwanted is None
         self.devices = Devices(
             self.network,
             config.sleeve_port,
             config.mtu,
             self._bridge_mac(),
             lanes,
-            by_kernel=config.fastdp,
+            by_kernel=by_kernel,
         )
-        self.router = self._make_router()
         self._make_ipam()
         self.mesh = MeshDriver(
             self.router,
@@ -118,7 +119,7 @@ class Daemon:
             on_started=self.mesh.worker_started,
             on_lost=self._worker_lost,
         )
-        if not config.fastdp:
+        if not by_kernel:
             self.take_fastpath_away()
         await self.devices.setup()
         self.attachments = AttachmentStore(config.state_dir / "attachments.db")
@@ -136,7 +137,7 @@ class Daemon:
             raise OperatorError(
                 f"port {config.port} or {config.probe_port}: {err.strerror}", "port-taken"
             ) from err
-        if config.fastdp:
+        if by_kernel:
             self._supervisor.spawn(self.steering.run(), "fast path")
         self.worker.start()
         self.ipam.start(company=bool(config.peers or self.state.targets))

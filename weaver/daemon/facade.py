@@ -335,8 +335,7 @@ class Facade:
                 ) from err
         await daemon.worker.close()
         daemon.steering.close()
-        if daemon.config.fastdp:
-            daemon.take_fastpath_away()
+        daemon.take_fastpath_away()
         await daemon.devices.remove()
         daemon.stopping.set()
         handed = daemon.ipam.allocator.leaving.has_left
