@@ -39,6 +39,10 @@ FANOUT = 8
 made one after another in one softirq, 3 to 6 microseconds each."""
 
 
+NEAR = 12
+"""Bits of a cost in microseconds up to which all neighbours are equally near: 4 ms."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """``mtu``: the smallest datagram payload proven on any hop in this direction, 0 when one is
@@ -200,8 +204,12 @@ class _Kernel:
 
 
 def _branches(graph: Graph, tree: _Tree) -> list[int]:
-    """Each peer in turn, the nearest to the origin first, takes its FANOUT nearest neighbours that
-    have no parent yet; who is left over stays with its parent on the shortest path."""
+    """Each peer in turn, the origin first, takes its FANOUT nearest neighbours that have no parent
+    yet; who is left over stays with its parent on the shortest path.
+
+    How near is told by powers of two: a tree that changes is missed by some for a moment, and small
+    changes of cost are not worth that.
+    """
     root = tree.order[0]
     parents = [-1] * len(graph)
     waiting, reached = deque([root]), {root}
@@ -217,7 +225,9 @@ def _branches(graph: Graph, tree: _Tree) -> list[int]:
             waiting.append(peer)
             continue
         here = waiting.popleft()
-        nearest = sorted((cost, to) for to, cost, _ in graph[here] if to not in reached)
+        nearest = sorted(
+            (max(cost.bit_length(), NEAR), to) for to, cost, _ in graph[here] if to not in reached
+        )
         for _, to in nearest[:FANOUT]:
             parents[to] = here
             reached.add(to)
