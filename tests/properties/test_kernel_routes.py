@@ -68,6 +68,8 @@ def test_every_broadcast_reaches_everybody_once(graph: list[Wire], relays: bool)
         by_sleeve = component(graph, root, kernel=False, relays=True)
         want = {name(n): 1 for n in (by_kernel | by_sleeve) - {root}}
         assert spread(routes, name(root)) == want
+        if by_sleeve <= by_kernel:
+            assert not any(routes[peer].broadcast(name(root)) for peer in records), "for nobody"
 
 
 @given(wires, st.booleans())

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from mesh.link.overlay import Overlay
+from mesh.link import heartbeat, overlay, steadiness
+from mesh.link.datapath import Tables, Tree
+from mesh.link.heartbeat import Heartbeat
+from mesh.link.overlay import End, Obstacle, Overlay
+from mesh.names import ShortID
+from mesh.router import fastdp, router, steering
+from mesh.topology import routes
 from tests.sim.overlay_story import story
 from tests.sim.overlays import FALL_BACK, RETURN, Kind, OverlayMesh
 
@@ -79,6 +89,31 @@ def test_what_eats_the_tunnel_is_left_and_taken_again(
     assert made[-3:] == [Overlay.FASTDP, Overlay.SLEEVE, Overlay.FASTDP]
 
 
+def test_addresses_are_not_left_behind_the_sleeve() -> None:
+    """protocol.md 14.2: also those that are known by their frames alone, and speak to one only."""
+    mesh = OverlayMesh(8, [Kind()] * 2, attached=False)
+    mesh.join()
+    mesh.until(lambda: mesh.complaint({}), 10)
+    mesh.assert_frames_pass()
+    mesh.eat(0, 1)
+    mesh.until(lambda: mesh.complaint({(0, 1): Overlay.SLEEVE}), FALL_BACK)
+
+    def ask_and_answer() -> None:
+        for src, dst in ((0, 1), (1, 0)):
+            mesh.send(src, dst)
+            mesh.run(0.02)
+
+    ask_and_answer()
+    mesh.network.heal()
+    while mesh.complaint({}) is not None:
+        ask_and_answer()
+    mesh.forget_frames()
+    for _ in range(5):
+        ask_and_answer()
+    assert mesh.worker_frames() == 0
+    assert mesh.missed() == []
+
+
 def test_a_host_without_programs_is_served_by_the_sleeve() -> None:
     """protocol.md 14.1: the others keep the kernel among themselves; broadcasts once everywhere."""
     mesh = OverlayMesh(3, [Kind(), Kind(), Kind(fastdp=False), Kind()])
@@ -111,7 +146,7 @@ def test_a_relay_without_programs_parts_the_kernels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trusts", "overlay", "words"),
+    ("trusts", "by", "words"),
     [
         (("10.0.0.0/8", "10.0.0.0/8"), Overlay.FASTDP, ("", "")),
         (
@@ -124,16 +159,16 @@ def test_a_relay_without_programs_parts_the_kernels() -> None:
     ],
 )
 def test_a_password_leaves_the_kernel_to_whom_both_trust(
-    trusts: tuple[str, str], overlay: Overlay, words: tuple[str, str | None]
+    trusts: tuple[str, str], by: Overlay, words: tuple[str, str | None]
 ) -> None:
     """protocol.md 14.1: one end that does not trust is enough for everything to be sealed."""
     mesh = OverlayMesh(5, [Kind(trusts=t) for t in trusts], password=True)
     mesh.join()
-    mesh.until(lambda: mesh.complaint({(0, 1): overlay}), 15)
+    mesh.until(lambda: mesh.complaint({(0, 1): by}), 15)
     mesh.run(5)
     mesh.forget_frames()
     mesh.assert_frames_pass()
-    assert (mesh.worker_frames() == 0) == (overlay is Overlay.FASTDP)
+    assert (mesh.worker_frames() == 0) == (by is Overlay.FASTDP)
     for (a, b), word in zip(((0, 1), (1, 0)), words, strict=True):
         choice = mesh.choice(a, b)
         assert choice is not None
@@ -184,3 +219,121 @@ def test_a_daemon_that_dies_costs_no_frame(seed: int) -> None:
 def test_a_story(seed: int) -> None:
     """protocol.md 14: whatever happens, nothing twice, and back where it belongs."""
     story(seed)
+
+
+# ---- planted bugs
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+Story = Callable[[], object]
+CHANGE = test_what_eats_the_tunnel_is_left_and_taken_again
+
+
+def nobody_is_gated(patch: pytest.MonkeyPatch) -> None:
+    """Receivers: broadcasts are heard by the kernel of whoever sends them."""
+
+    def open_to_all(parent: ShortID | None, *rest: object) -> Tree:
+        return Tree(None, *rest)  # type: ignore[arg-type]  # handed on
+
+    patch.setattr(steering, "Tree", open_to_all)
+
+
+def one_end_s_trust_is_enough(patch: pytest.MonkeyPatch) -> None:
+    """Choice: an end that trusts takes the other's trust for granted."""
+    judge = overlay.obstacle
+
+    def careless(ours: End, theirs: End, *, encrypted: bool) -> Obstacle | None:
+        either = ours.trusts or theirs.trusts
+        return judge(
+            replace(ours, trusts=either), replace(theirs, trusts=either), encrypted=encrypted
+        )
+
+    patch.setattr(fastdp, "obstacle", careless)
+
+
+def sealed_meshes_relay_in_clear(patch: pytest.MonkeyPatch) -> None:
+    """Routes: who trusts its neighbour is trusted with the frames of others."""
+    patch.setattr(
+        router, "compute", lambda records, us, **_: routes.compute(records, us, kernel_relays=True)
+    )
+
+
+def small_heartbeats(patch: pytest.MonkeyPatch) -> None:
+    """Health: a path is asked with small frames only."""
+    patch.setattr(fastdp, "Heartbeat", lambda rng, _size: Heartbeat(rng, 65))
+
+
+def patient(patch: pytest.MonkeyPatch) -> None:
+    """Health: silence is waited out."""
+    patch.setattr(heartbeat, "DOWN_AFTER", 30.0)
+
+
+def never_forgiven(patch: pytest.MonkeyPatch) -> None:
+    """Health: a path that fell once is on trial for ever."""
+    patch.setattr(steadiness, "TRIAL_FIRST", 10_000)
+    patch.setattr(steadiness, "TRIAL_MAX", 10_000)
+
+
+def a_new_daemon_begins_anew(patch: pytest.MonkeyPatch) -> None:
+    """Take-over: what the view does not have yet is taken out of the tables."""
+    patch.setattr(fastdp, "held_over", lambda *_: set())
+
+
+def broadcasts_are_not_held(patch: pytest.MonkeyPatch) -> None:
+    """Take-over: the trees of others lose whom nobody is known to reach."""
+    patch.setattr(steering, "_keep_children", lambda *_: None)
+
+
+def placeholders_stay(patch: pytest.MonkeyPatch) -> None:
+    """Change: addresses that were learned behind the sleeve stay there."""
+    patch.setattr(fastdp, "went_to_kernel", lambda *_: False)
+
+
+def the_sleeve_is_not_asked(patch: pytest.MonkeyPatch) -> None:
+    """Senders: the kernel hands the sleeve nothing of what is for everybody."""
+    steer = steering.steer
+
+    def never(*args: object) -> object:
+        tables, ways = steer(*args)  # type: ignore[arg-type]  # handed on
+        tables.trees = {o: replace(t, to_sleeve=False) for o, t in tables.trees.items()}
+        return tables, ways
+
+    patch.setattr(fastdp, "steer", never)
+
+
+def sources_of_others_are_let_in_nowhere(patch: pytest.MonkeyPatch) -> None:
+    """Sources: an address may bring its own frames only."""
+
+    def own_only(tables: Tables, *args: Any) -> None:
+        _, ids, _, _, hosts = args
+        tables.sources = {(host, ids[peer]) for peer, host in hosts.items()}
+
+    patch.setattr(steering, "_let_in", own_only)
+
+
+CASES: list[tuple[Plant, Story]] = [
+    (nobody_is_gated, lambda: [story(seed) for seed in range(1, 30)]),
+    (
+        one_end_s_trust_is_enough,
+        lambda: test_a_password_leaves_the_kernel_to_whom_both_trust(
+            ("10.0.0.0/8", "10.9.0.0/16"), Overlay.SLEEVE, ("", None)
+        ),
+    ),
+    (sealed_meshes_relay_in_clear, test_those_who_trust_do_not_relay_for_others_in_clear),
+    (small_heartbeats, lambda: CHANGE(1, True, (False, 1400), "big-frames-lost")),
+    (patient, lambda: CHANGE(1, True, (False, None), "heartbeats-unanswered")),
+    (never_forgiven, lambda: CHANGE(1, True, (False, None), "heartbeats-unanswered")),
+    (a_new_daemon_begins_anew, lambda: test_a_daemon_that_dies_costs_no_frame(0)),
+    (broadcasts_are_not_held, lambda: test_a_daemon_that_dies_costs_no_frame(0)),
+    (placeholders_stay, test_addresses_are_not_left_behind_the_sleeve),
+    (the_sleeve_is_not_asked, test_a_host_without_programs_is_served_by_the_sleeve),
+    (sources_of_others_are_let_in_nowhere, test_a_chain_relays_in_the_kernel),
+]
+
+
+@pytest.mark.parametrize(("plant", "found_by"), CASES, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_planted_bug_fails(
+    plant: Plant, found_by: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        found_by()

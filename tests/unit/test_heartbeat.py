@@ -168,6 +168,9 @@ def test_only_what_was_asked_counts_and_only_whole() -> None:
     assert heart.answered(effect.nonce, FULL - 1, path.now) == []
     assert heart.answered(effect.nonce, FULL, path.now) == [], "it was used up"
     assert heart.answered(12345, FULL, path.now) == []
+    small = [e for e in heart.start(path.now) if isinstance(e, SendHeartbeat)][-1]
+    assert small.size == SMALL
+    assert heart.answered(small.nonce, FULL, path.now) == [], "what was small is not large"
     assert not heart.up
 
 

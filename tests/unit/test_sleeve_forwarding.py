@@ -376,6 +376,44 @@ def test_broadcasts_go_on_along_their_origins_tree() -> None:
     assert host.peers.macs.places[POD] == US, "behind its origin, not behind who passed it on"
 
 
+def served_by_the_kernel(host: Host, peer: ShortID, *, in_kernel: bool = True) -> None:
+    host.peers.apply(w.SetPeer(peer, name(peer), 1420, in_kernel))
+
+
+def test_broadcasts_of_who_is_served_by_the_kernel_are_passed_on_only() -> None:
+    """protocol.md 14.3: our pods hear them by the kernel; whoever is behind us has only us."""
+    host, before = Host(B, US, A, C), Host(A, B)
+    host.peers.apply(w.SetTree(US, (C,)))
+    served_by_the_kernel(host, US)
+    sent = frame(EVERYBODY, POD)
+    for number in (1, 2):
+        record = bytes(broadcast_record((US, number, 16), sent))
+        host.take(*before.datagrams(B, record))
+        served_by_the_kernel(host, US, in_kernel=False)
+    assert host.written == [sent], "the second: it is served by the sleeve again"
+    assert [peer for peer, _ in host.sent] == [C, C]
+
+
+def test_unicast_of_who_is_served_by_the_kernel_is_delivered() -> None:
+    """protocol.md 14.2: what was under way when the overlay changed is not lost."""
+    ours, theirs = pair()
+    served_by_the_kernel(theirs, US)
+    sent = frame(FAR, POD)
+    theirs.take(*ours.datagrams(A, bytes(unicast_record(sent))))
+    assert theirs.written == [sent]
+    ours.peers.macs.learn(FAR, A, T0)
+    served_by_the_kernel(ours, A)
+    assert ours.from_pod(sent) == A
+
+
+def test_unknown_addresses_are_asked_for_by_one_overlay() -> None:
+    """protocol.md 14.3: at whom the kernel serves it asks itself."""
+    host = Host(US, A, B)
+    served_by_the_kernel(host, A)
+    host.from_pod(frame(UNKNOWN, POD))
+    assert [peer for peer, _ in host.sent] == [B]
+
+
 def test_our_own_broadcast_that_comes_back_is_dropped() -> None:
     """protocol.md 8.4, 10.7: and one of an origin we do not know, whatever others' views are."""
     host, before = Host(B, US), Host(US, B)
