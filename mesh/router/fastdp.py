@@ -13,7 +13,7 @@ Invariants: nothing is told to the kernel before it was configured with our shor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -54,6 +54,9 @@ a bridge drops what is too big for its port and tells nobody."""
 
 PATIENCE = 5.0
 """Seconds that a held way is kept although the sleeve reaches the peer again."""
+
+UNLEARNING = 60.0
+"""Seconds after a peer went to the kernel in which addresses behind the sleeve are looked after."""
 
 TRUSTS, PORT = "trusts", "vxlan-port"
 """Features of the hello: "yes" where we trust the subnet of the other end's address; our port."""
@@ -135,6 +138,7 @@ class Fastdp:
         self._ids: dict[PeerName, ShortID] = {}
         self._told_for: dict[ShortID, PeerName] = {}
         self._started_at = Instant(0.0)
+        self._unlearning_until = Instant(0.0)
 
     @property
     def unwanted(self) -> str | None:
@@ -279,8 +283,16 @@ class Fastdp:
             return
         hub.emit(Steer(told, wanted))
         if went_to_kernel(told, wanted):
-            hub.emit(ForgetLearned(ShortID(0)))
+            hub.emit(ForgetLearned(SLEEVE))
+            self._unlearning_until = Instant(hub.now + UNLEARNING)
         self.told = wanted
+
+    def sent_by_sleeve(self, peers: Iterable[PeerName]) -> None:
+        """Who was sent frames by the sleeve lately. Whoever is served by the kernel now: its
+        addresses were learned behind the sleeve again from what was still under way."""
+        hub = self._hub
+        if hub.now < self._unlearning_until and any(peer in self.ways for peer in peers):
+            hub.emit(ForgetLearned(SLEEVE))
 
     def _judge(self, records: Mapping[PeerName, Record]) -> None:
         hub = self._hub

@@ -361,6 +361,11 @@ class Links:
         if before is None:
             return
         sent = {entry[0]: entry[1] for entry in before.peers}
+        self.fastdp.sent_by_sleeve(
+            self._names[entry.short_id]
+            for entry in after.peers
+            if entry.short_id in self._names and entry.tx_octets > sent.get(entry.short_id, 0)
+        )
         routes = self._told.routes
         hops = {
             routes[entry[0]][0]

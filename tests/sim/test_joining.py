@@ -177,7 +177,7 @@ def slow_routes(patch: pytest.MonkeyPatch) -> None:
 def test_a_planted_bug_fails_the_story(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     with pytest.raises(AssertionError):  # noqa: PT012  # whichever seed shows it
-        for seed in range(70, 111):
+        for seed in range(1, 41):
             story(seed, late=False)
             story(seed, late=True)
 
