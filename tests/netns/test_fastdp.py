@@ -299,6 +299,18 @@ def test_what_was_learned_is_forgotten_with_age(pair: KernelRow) -> None:
     assert bytes((2, 0, 0, 0, 0, 2)) in learned
 
 
+def test_removing_is_idempotent(pair: KernelRow) -> None:
+    a = pair.nodes[0]
+    for _ in range(2):
+        inside(a.namespace, a.kernel.remove)
+        assert "weave-fastdp" not in run_in(a.namespace, "ip", "-br", "link")
+    with pytest.raises(DatapathError) as refusal:
+        a.kernel.tables()
+    assert refusal.value.absence is Absence.GONE
+    a.open()
+    assert a.kernel.takeover is Takeover.FRESH
+
+
 def test_reset_leaves_nothing(pair: KernelRow) -> None:
     a = pair.nodes[0]
     a.let_go()
