@@ -69,8 +69,9 @@ class Docker:
         if self._process is not None:
             kill([self._process])
             self._process = None
-            # A containerd that nobody has buried yet would be waited for.
-            (self.place / "exec/containerd/containerd.pid").unlink()
+            # Dead ones that nobody has buried yet would be taken for living.
+            for left in ("pid", "exec/containerd/containerd.pid"):
+                (self.place / left).unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._process is None:
