@@ -2,19 +2,21 @@
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := python3-venv iproute2 iputils-ping nftables iperf3 tcpdump ethtool procps containernetworking-plugins containerd runc busybox-static gcc podman docker.io iptables golang-go golang-github-appc-cni-dev clang-14 libbpf-dev
+PACKAGES := python3-venv iproute2 iputils-ping nftables iperf3 tcpdump procps ethtool gcc clang-14 libbpf-dev
+TEST_PACKAGES := containernetworking-plugins containerd runc busybox-static podman docker.io iptables golang-go golang-github-appc-cni-dev
 PEERS := wireguard-go wireguard-tools fastd tinc nebula openvpn openssl
 N ?= 20
 SEEDS ?= 1-20
 STEPS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check netns e2e sim sim-ipam sim-long planted bench bench-datapath bench-peers bench-publish bench-control bench-ipam bench-cni bench-fastdp soak-fastdp lab-clean clean packages
+.PHONY: help demo test check netns e2e sim sim-ipam sim-long planted bench bench-datapath bench-peers bench-publish bench-control bench-ipam bench-cni bench-fastdp soak-fastdp lab-clean clean packages test-packages simulated drivers
 
 help:
 	@echo "make demo        five hosts on this machine, two of which reach each other only through a third"
 	@echo "make test        every gate and every test"
 	@echo "make check       what needs no root: lint, types, contracts, unit and property tests"
+	@echo "make simulated drivers  tests of whole meshes, of addresses alone, and of drivers"
 	@echo "make netns e2e   tests with real devices, with real daemons and container runtimes"
 	@echo "make sim         whole meshes under virtual time: SEEDS=1-200, or a list"
 	@echo "make sim-ipam    allocators alone: SEEDS=1-500 STEPS=200; sim-long: 10,000 seeds of 2,000 operations"
@@ -31,6 +33,10 @@ packages:
 	  echo "installing:" $$missing; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
+
+# Container runtimes and tools that only tests and benchmarks need.
+test-packages:
+	@$(MAKE) --no-print-directory packages PACKAGES="$(TEST_PACKAGES)"
 
 PROGRAMS := $(patsubst mesh/link/bpf/%.c,mesh/link/bpf/objects/%.o,$(wildcard mesh/link/bpf/*.c))
 
@@ -49,8 +55,8 @@ $(VENV)/.stamp: pyproject.toml $(PROGRAMS) | packages
 demo: $(VENV)/.stamp
 	$(BIN)/weaver lab demo
 
-test: check
-	WEAVER_REQUIRE=$${WEAVER_REQUIRE:-} $(BIN)/pytest -q tests/sim tests/ipam tests/scenarios tests/drivers
+test: test-packages check
+	$(MAKE) --no-print-directory --output-sync -j2 simulated drivers
 	$(MAKE) --no-print-directory netns e2e
 
 # --- the tiers
@@ -63,10 +69,17 @@ check: $(VENV)/.stamp
 	$(BIN)/codespell
 	$(BIN)/pytest -q tests/unit tests/properties
 
-netns: $(VENV)/.stamp
+# What needs a processor and nothing else, on two of them.
+simulated: $(VENV)/.stamp
+	$(BIN)/pytest -q tests/sim
+
+drivers: $(VENV)/.stamp
+	$(BIN)/pytest -q tests/ipam tests/scenarios tests/drivers
+
+netns: $(VENV)/.stamp test-packages
 	$(BIN)/pytest -q tests/netns
 
-e2e: $(VENV)/.stamp
+e2e: $(VENV)/.stamp test-packages
 	$(BIN)/pytest -q tests/e2e
 
 sim: $(VENV)/.stamp
@@ -79,21 +92,21 @@ sim-ipam: $(VENV)/.stamp
 sim-long: $(VENV)/.stamp
 	$(BIN)/python -m tests.ipam --seeds 1-10000 --steps 2000
 
-planted: $(VENV)/.stamp
+planted: $(VENV)/.stamp test-packages
 	$(BIN)/python -m tests.planted
 
 bench: bench-datapath bench-control
 
-bench-datapath: $(VENV)/.stamp
+bench-datapath: $(VENV)/.stamp test-packages
 	$(BIN)/python -m bench.datapath
 
-bench-fastdp: $(VENV)/.stamp
+bench-fastdp: $(VENV)/.stamp test-packages
 	$(BIN)/python -m bench.fastdp
 
-soak-fastdp: $(VENV)/.stamp
+soak-fastdp: $(VENV)/.stamp test-packages
 	$(BIN)/python -m bench.soak_fastdp --rounds 100
 
-bench-peers: $(VENV)/.stamp
+bench-peers: $(VENV)/.stamp test-packages
 	@$(MAKE) --no-print-directory packages PACKAGES="$(PEERS)"
 	@mkdir -p build
 	$(BIN)/python -m bench.peers --json build/bench-peers.json $(BENCH)
@@ -108,7 +121,7 @@ bench-ipam: $(VENV)/.stamp
 bench-control: $(VENV)/.stamp
 	$(BIN)/python -m bench.control --hosts $(N)
 
-bench-cni: $(VENV)/.stamp
+bench-cni: $(VENV)/.stamp test-packages
 	$(BIN)/python -m bench.cni $(BENCH)
 
 lab-clean: $(VENV)/.stamp
