@@ -897,6 +897,20 @@ BUGS = (
         "tests/netns/test_fastdp.py::test_tcp_over_three_hops_by_both_families",
     ),
     Bug(
+        "fastdp: an address of our own pod may come by sleeve",
+        "mesh/link/bpf/frames.h",
+        "return a == place || (place == SLEEVE && a != us) ? -1",
+        "return a == place || (place == SLEEVE && us) ? -1",
+        "tests/netns/test_datapath_kernel.py::test_what_is_attached_here_does_not_come_by_sleeve",
+    ),
+    Bug(
+        "fastdp: frames are counted for the next hop",
+        "mesh/link/bpf/to_mesh.c",
+        "count_tx(skb, target, 1);",
+        "count_tx(skb, via, 1);",
+        "tests/netns/test_datapath_differs.py",
+    ),
+    Bug(
         "fastdp: programs are taken off before others are put on",
         "mesh/drivers/fastdp/devices.py",
         "        rtnl.add_clsact(index)\n",

@@ -113,7 +113,8 @@ class KernelHost(KernelNode):
         assert isinstance(to, KernelHost)
         sender = self.outer[to.number]
         if not own:
-            sender = sender[: sender.rindex("." if "." in sender else ":") + 1] + "66"
+            last = "66" if self.number < to.number else "67"
+            sender = sender[: sender.rindex("." if "." in sender else ":") + 1] + last
         family = socket.AF_INET6 if ":" in sender else socket.AF_INET
         key = (sender, hops)
         if key not in self._forgers:

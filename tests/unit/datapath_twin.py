@@ -281,6 +281,9 @@ class DatapathTwin:
         if k.config is None:
             return self._drop(Drop.NOT_CONFIGURED)
         us, t = k.config.short_id, k.tables
+        via = t.routes.get(p.target)
+        if p.target != us and via and t.neighbours.get(via) == p.sender:
+            return self._drop(Drop.LOOPED)
         if (p.sender, p.source) not in t.sources:
             return self._drop(Drop.BAD_SOURCE)
         if p.source == us:
@@ -314,8 +317,6 @@ class DatapathTwin:
             return self._drop(Drop.NO_ROUTE)
         if via == SLEEVE:
             return self._upcall(Upcall(Reason.TRANSIT, p.source, p.target, p.frame))
-        if self.kernel.tables.neighbours.get(via) == p.sender:
-            return self._drop(Drop.LOOPED)
         if p.hops <= 1:
             return self._drop(Drop.HOP_LIMIT)
         return self._send(via, p.source, p.target, p.hops - 1, p.frame)
