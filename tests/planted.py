@@ -382,6 +382,20 @@ BUGS = (
         "tests/unit/test_linkprobe.py",
     ),
     Bug(
+        "pieces of a record are put together as they came",
+        "mesh/link/reassembly.py",
+        'b"".join(partial.pieces[n] for n in range(total))',
+        'b"".join(partial.pieces.values())',
+        "tests/properties/test_records_in_bad_hands.py",
+    ),
+    Bug(
+        "a record that came twice over is delivered twice",
+        "mesh/link/inbound.py",
+        "        if way.window.accept(seq):",
+        "        if True:",
+        "tests/properties/test_records_in_bad_hands.py",
+    ),
+    Bug(
         "records of a lossy path do not shrink",
         "mesh/link/recordsize.py",
         "if wanted < SHRINK_BELOW * present:",
