@@ -45,7 +45,9 @@ SWINGS = 2
 """Changes of direction by more than the double in one spell of steady loss."""
 
 BACK = 15.0
-"""Seconds until records are as large as they come, when no datagram is lost any more."""
+"""Seconds until records are as large as they come, when no datagram is lost any more; where a size
+had failed by chance and the stream is so slow that little tells it that the loss has gone, so long
+after that size's pause."""
 
 
 def on_the_direct_path(mesh: PathMesh, a: SimHost, b: SimHost) -> None:
@@ -153,7 +155,9 @@ def recover(mesh: PathMesh, stream: Transfer, a: SimHost) -> None:
     for src, dst in mesh.pairs():
         if a in (src, dst):
             mesh.network.road(src.address, dst.address).loss = 0.0
-    stream.until_largest(BACK)
+    now, size = mesh.clock.now(), stream.size
+    pause = 0.0 if size._ceiling is None else max(0.0, size._retry_at - now)
+    stream.until_largest(pause + BACK)
     began = mesh.clock.now()
     mesh.run(1.0)
     assert stream.less_at < began, f"{mesh}: small again without a loss"
