@@ -10,7 +10,7 @@ SEEDS ?= 1-20
 STEPS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check netns e2e sim sim-ipam sim-long planted bench bench-datapath bench-peers bench-publish bench-control bench-ipam bench-cni bench-fastdp soak-fastdp lab-clean clean packages test-packages simulated drivers
+.PHONY: help demo test check netns e2e sim sim-ipam sim-long planted bench bench-datapath bench-peers bench-publish bench-control bench-ipam bench-cni bench-fastdp soak-fastdp soak-ipam lab-clean clean packages test-packages simulated drivers
 
 help:
 	@echo "make demo        five hosts on this machine, two of which reach each other only through a third"
@@ -102,6 +102,10 @@ bench-datapath: $(VENV)/.stamp test-packages
 
 bench-fastdp: $(VENV)/.stamp test-packages
 	$(BIN)/python -m bench.fastdp
+
+# Real daemons, killed at random moments while containers come and go, then asked what is wrong.
+soak-ipam: $(VENV)/.stamp test-packages
+	WEAVER_REQUIRE=e2e WEAVER_SOAK=300 $(BIN)/pytest -q tests/e2e/test_crashes.py
 
 soak-fastdp: $(VENV)/.stamp test-packages
 	$(BIN)/python -m bench.soak_fastdp --rounds 100

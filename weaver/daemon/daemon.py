@@ -65,6 +65,9 @@ log = logging.getLogger(__name__)
 
 HANDOVER_TIMEOUT = 10.0
 
+CLONE_WATCH = 5.0
+"""Seconds between looks whether another host still has our identity."""
+
 
 class Daemon:
     """One peer. ``run`` returns when it was asked to stop."""
@@ -149,6 +152,7 @@ class Daemon:
         await attacher.mend_rules()
         watch = self.devices.watch(attacher.ports, attacher.put_back, attacher.mend_rules)
         self._supervisor.spawn(watch, "devices")
+        self._supervisor.spawn(self._watch_clone(), "clone")
         self.ready = True
         self._note("ready", peer=self.identity.name, nickname=config.nickname)
 
@@ -281,8 +285,6 @@ class Daemon:
                 if channel in (RING, ELECTION):
                     self.ipam.channel_changed(channel)
             case PeersChanged(reachable):
-                if self.ipam.allocator.fence and not self.router.topology.clone_suspected:
-                    self.ipam.cloned(still=False)
                 self.ipam.peers_changed({p: self.nickname(p) for p in reachable})
                 self._note("peers changed", reachable=len(reachable))
             case ConnectionUp(peer, nickname, remote, outbound):
@@ -324,6 +326,15 @@ class Daemon:
             case CloneSuspected():
                 self.ipam.cloned()
                 self._note("identity is in use elsewhere", reason="cloned-identity")
+
+    async def _watch_clone(self) -> None:
+        """Give nothing out while there is another of us, and again when there is none: a clone
+        that is gone is suspected no more after a minute, and nobody tells."""
+        while True:
+            await asyncio.sleep(CLONE_WATCH)
+            suspected = self.router.topology.clone_suspected
+            if suspected != (self.ipam.allocator.fence is not None):
+                self.ipam.cloned(still=suspected)
 
     def _worker_lost(self, reason: str) -> None:
         self.events.add("worker lost", {"reason": reason})  # the driver has logged more of it
