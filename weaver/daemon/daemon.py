@@ -134,6 +134,7 @@ class Daemon:
             config.mtu,
             note=self._note_pod,
         )
+        self.ipam.start(company=bool(config.peers or self.state.targets))
         try:
             await self.mesh.start(self._listening)
         except OSError as err:
@@ -143,7 +144,6 @@ class Daemon:
         if by_kernel:
             self._supervisor.spawn(self.steering.run(), "fast path")
         self.worker.start()
-        self.ipam.start(company=bool(config.peers or self.state.targets))
         await self.attacher.reconcile()
         self.tell_attached()
         if config.seed and not self.ipam.allocator.ring.is_seeded:
