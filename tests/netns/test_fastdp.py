@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -178,6 +179,21 @@ def test_neighbours_of_both_families_are_answered_here(pair: KernelRow) -> None:
 # --- life
 
 
+def held_and_killed(node: KernelNode) -> str:
+    """What the next daemon found, before it was killed in its turn."""
+    command = ["ip", "netns", "exec", node.namespace, sys.executable]
+    holder = subprocess.Popen(
+        [*command, "-m", "tests.netns.fastdp_holder"], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    try:
+        return holder.stdout.readline().strip()
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
 def test_killed_and_replaced_under_a_flood_nothing_is_lost(pair: KernelRow) -> None:
     """7: `make soak-fastdp` does this a hundred times."""
     a, b = pair.nodes
@@ -190,20 +206,14 @@ def test_killed_and_replaced_under_a_flood_nothing_is_lost(pair: KernelRow) -> N
         text=True,
     )
     rounds = 0
-    while flood.poll() is None and rounds < 8:
-        for node in pair.nodes:
-            command = ["ip", "netns", "exec", node.namespace, sys.executable]
-            holder = subprocess.Popen(
-                [*command, "-m", "tests.netns.fastdp_holder"], stdout=subprocess.PIPE, text=True
-            )
-            assert holder.stdout is not None
-            assert holder.stdout.readline().strip() == Takeover.TAKEN
-            holder.kill()
-            holder.wait()
-            holder.stdout.close()
-        rounds += 1
-    flood.send_signal(2)
-    said = flood.communicate(timeout=70)[0]
+    try:
+        while flood.poll() is None and rounds < 8:
+            for node in pair.nodes:
+                assert held_and_killed(node) == Takeover.TAKEN
+            rounds += 1
+    finally:
+        flood.send_signal(signal.SIGINT)
+        said = flood.communicate(timeout=70)[0]
     found = LOST.search(said)
     assert found is not None, said
     assert rounds >= 2
@@ -223,11 +233,14 @@ def test_programs_are_replaced_many_times_under_a_flood(pair: KernelRow) -> None
         text=True,
     )
     replaced = 0
-    while flood.poll() is None:
-        for node in pair.nodes:
-            node.kernel.start()
-        replaced += 1
-    found = LOST.search(flood.communicate()[0])
+    try:
+        while flood.poll() is None:
+            for node in pair.nodes:
+                node.kernel.start()
+            replaced += 1
+    finally:
+        flood.send_signal(signal.SIGINT)
+        found = LOST.search(flood.communicate(timeout=70)[0])
     assert found is not None
     assert replaced > 20
     assert found[1] == found[2]
