@@ -132,7 +132,8 @@ class Fastdp:
         """By whom peers are reached in the kernel now."""
         self.told = Tables()
         self._held: set[ShortID] = set()
-        self._sleeve_since: dict[PeerName, Instant] = {}
+        self._patience: dict[ShortID, Instant] = {}
+        """Until when a way that was held is kept although the sleeve reaches the peer."""
         self._configured: Config | None = None
         self._names: dict[ShortID, PeerName] = {}
         self._ids: dict[PeerName, ShortID] = {}
@@ -249,6 +250,11 @@ class Fastdp:
         kept = {s for s in self.told.routes if in_grace or s in named}
         name_pods(wanted, self._pods(), ids)
         self._held = held_over(self.told, wanted, kept, own)
+        reached = {ids[peer] for peer in by_sleeve}
+        until = Instant(hub.now + PATIENCE)
+        self._patience = {s: t for s, t in self._patience.items() if hub.now < t} | dict.fromkeys(
+            self._held - reached, until
+        )
         for short_id in self._held & named.keys():
             via = wanted.routes[short_id]
             ways[named[short_id]] = Way(named.get(via), 1 if via == short_id else 2, held=True)
@@ -262,13 +268,14 @@ class Fastdp:
         is proven about as soon as the kernel's path: a change there and back costs frames.
         """
         now, told = self._hub.now, self.told.routes
-        self._sleeve_since = {p: self._sleeve_since.get(p, now) for p in by_sleeve}
         kept = set()
-        for peer, since in self._sleeve_since.items():
+        for peer in by_sleeve:
             short_id, path = self._ids[peer], self.paths.get(peer)
-            lone = path is not None and path.well and not path.connected
-            by_kernel = lone and told.get(short_id, SLEEVE) != SLEEVE
-            if by_kernel or (short_id in self._held and now < since + PATIENCE):
+            if told.get(short_id, SLEEVE) == SLEEVE:
+                continue
+            if path is not None and path.well and not path.connected:
+                self._patience[short_id] = Instant(now + PATIENCE)
+            if now < self._patience.get(short_id, now):
                 kept.add(peer)
         return kept
 
@@ -405,9 +412,9 @@ class Fastdp:
                 path.answered_at = Instant(hub.now - after)
             case Unwell(_, silence):
                 path.answered_at = Instant(hub.now - silence)
-        if not path.connected:
+        if not path.connected and peer in self._ids:
             # Silent together with its daemon, perhaps: the sleeve has to show that it is not.
-            self._sleeve_since[peer] = hub.now
+            self._patience[self._ids[peer]] = Instant(hub.now + PATIENCE)
         hub.notify(KernelPathChanged(peer, path.well, event.reason))
         self._on_change()
         self._let_go_idle(peer, path)

@@ -198,7 +198,7 @@ def test_pods_of_another_mtu_are_served_by_the_sleeve() -> None:
     assert choice.not_kernel == "mtu-differs"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_daemon_that_dies_costs_no_frame(seed: int) -> None:
     """protocol.md 14.6: the kernels go on; the next daemon takes over and corrects."""
     mesh = OverlayMesh(10 + seed, [Kind()] * 5, links=CHAIN)
@@ -206,6 +206,7 @@ def test_a_daemon_that_dies_costs_no_frame(seed: int) -> None:
     mesh.until(lambda: mesh.complaint({}), 20)
     mesh.talking = True
     mesh.run(1)
+    began = mesh.clock.now()
     mesh.forget_frames()
     for victim in (1, 2, 0):
         host = mesh.hosts[victim]
@@ -216,6 +217,10 @@ def test_a_daemon_that_dies_costs_no_frame(seed: int) -> None:
     mesh.run(2)
     mesh.assert_at_most_once()
     assert mesh.missed(until=mesh.clock.now() - 0.1) == []
+    for host in mesh.hosts:
+        for other in mesh.hosts:
+            made = [c for c in host.router.links.choices.made(other.name) if c.at > began]
+            assert all(c.overlay is Overlay.FASTDP for c in made), "there and back costs frames"
 
 
 @pytest.mark.parametrize("seed", range(1, 13))
