@@ -137,7 +137,7 @@ ADDRESSES = (
         "ipam/handover.py",
         "starts = tuple(sorted({*(piece.start for piece in changed), *issued}))",
         "starts = tuple(sorted({piece.start for piece in changed}))",
-        STORIES,
+        "tests/unit/test_handover.py",
     ),
     Bug(
         "what is left of a slice keeps the version it had whole",

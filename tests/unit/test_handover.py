@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from ipam.address import AddressRange
+from ipam.address import Address, AddressRange
 from ipam.allocator import Allocator
 from ipam.effects import (
     Allocated,
@@ -346,3 +346,17 @@ def test_many_slices_go_in_many_messages() -> None:
     assert room.left == {one: two}
     assert room.owner(two) == {two}
     assert room.peers[two].space.size == RANGE.size
+
+
+def test_what_was_given_before_is_handed_on_as_known() -> None:
+    """R19: giver and taker may be the only ones who know of a gift; the giver leaves."""
+    room = Room(3)
+    one, two, three = room.names
+    room.meet([one, two])
+    ring = room.peers[one].ring
+    given = ring.range.number("10.32.0.128")
+    ring.give(given, Address(given + 16), three)  # nobody has heard of it
+    room.leave(one)
+    room.run(5.0)
+    assert room.left == {one: two}
+    assert room.peers[two].ring.owner_of(given) == three
