@@ -158,7 +158,7 @@ ADDRESSES = (
         "ipam/ring.py",
         "wanted += self._rest_of(wanted)",
         "wanted += []",
-        STORIES,
+        "tests/unit/test_ring.py",
     ),
     Bug(
         "whoever says that a slice is its own is believed (weave#3310)",

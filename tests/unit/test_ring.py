@@ -9,7 +9,7 @@ import pytest
 
 from ipam.address import Address, AddressRange
 from ipam.ring import Ring
-from ipam.slices import RingId, Slice, encode_slice, sign_slice
+from ipam.slices import EPOCH, RingId, Slice, encode_slice, next_epoch, sign_slice
 from mesh.clock import Instant
 from mesh.crypto.identity import Identity
 from mesh.gossip.channel import Item
@@ -176,3 +176,26 @@ def test_of_two_rings_that_meet_both_learn_it(proposal: int) -> None:
     said = len(one.sent) + len(two.sent)
     room.run(600.0)
     assert len(one.sent) + len(two.sent) - said < 120, "they compare, and do not argue for ever"
+
+
+def test_what_lies_behind_a_takeover_stays_ours() -> None:
+    """R3: a takeover lies on the middle of a slice; when that is divided, its end is not lost."""
+    ring = seeded()
+    ours = first(ring)
+    middle = Slice(Address(ours.start + 32), Address(ours.start + 64), TWO.name, EPOCH, True)
+    assert merged(ring, said(middle, TWO)) == []
+    assert [s.size for s in ring.owned(ONE.name)] == [32, ours.size - 64]
+    ring.give(Address(ours.start + 16), Address(ours.start + 32), LIAR.name)
+    assert [s.size for s in ring.owned(ONE.name)] == [16, ours.size - 64]
+    assert ring.gaps() == []
+
+
+def test_a_fenced_owner_stays_below_whatever_it_does() -> None:
+    """R15: a hundred versions of the old epoch are less than one of the next."""
+    ring = seeded()
+    theirs = second(ring)
+    taken = replace(theirs, owner=LIAR.name, version=next_epoch(theirs.version, LIAR.name))
+    assert merged(ring, said(replace(taken, takeover=True), LIAR)) == []
+    for version in (2, 3, 100):
+        merged(ring, said(replace(theirs, version=version), TWO))
+        assert ring.owner_of(theirs.start) == LIAR.name
