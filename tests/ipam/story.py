@@ -318,10 +318,12 @@ class Teller:
         assert owners <= names, "a dead peer's space is nobody's"
 
     def _accounted(self, living: list[Node]) -> None:
-        """Every container has its address, or its host has said that it is lost (R18)."""
+        """Every container has its address by the ring, or its host says that it is lost (R18)."""
         for node in living:
+            core = node.core
+            assert core is not None
             for key, address in node.granted.items():
-                has = self.world.ledger.holders.get(address) == (node, key)
+                has = core.space.owns(address) and core.holder_of(address) == key
                 assert has or key in node.reported, f"R18: {node} says nothing of {key.container}"
 
     def _serves(self, living: list[Node]) -> None:
