@@ -21,7 +21,7 @@ from ipam.slices import Slice
 from mesh.errors import MisuseError
 from mesh.gossip.engine import Gossip
 from mesh.names import PeerName, ShortID
-from mesh.router.router import Router
+from mesh.router.rumours import Rumours
 from mesh.topology import topology
 from mesh.topology.routes import Routes
 from mesh.topology.topology import Topology
@@ -156,7 +156,7 @@ def stubborn_short_ids(patch: pytest.MonkeyPatch) -> None:
 
 def silent_relays(patch: pytest.MonkeyPatch) -> None:
     """News stay with whoever hears them, and digests are never compared."""
-    patch.setattr(Router, "_relay", lambda _self, _source: ())
+    patch.setattr(Rumours, "_relay", lambda _self, _source: ())
     patch.setattr(Gossip, "_compare_with", lambda _self, _count: [])
 
 
