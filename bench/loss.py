@@ -4,7 +4,7 @@ Two hosts and a pod behind the bridge of each, three times: once with the worker
 with records of one datagram, once with the largest. One stream of TCP through each in turn, rounds
 interleaved, at each rate of loss; median goodput in Mb/s with quartiles. Loss is dice in the
 receiving host (nftables), on a cable without offloads, so that a datagram is lost by itself; with
-``--delay`` or ``--burst`` it is a detour (``bench.detour``).
+``--delay`` it is weather on the cable (``bench.weather``), which loses both ways.
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from statistics import median
 
 from bench.figures import Samples
 from bench.nodes import PORT, Cable, Node, World, leave_nothing, run_in
-from mesh.names import Endpoint
-from mesh.wire import worker as w
+from bench.weather import Weather
 
 KINDS = {"adaptive": None, "one datagram": "1", "largest": "1000"}
 WITHIN = 5.0
 """Seconds until a listener must be there."""
 
-DETOUR = PORT + 1
 SETTLE = 2
 """Seconds of each stream that do not count: the rate of loss has just become another."""
 
@@ -37,24 +34,18 @@ POD_MTU = 1400
 """So that a full segment of TCP fits one datagram of Ethernet."""
 
 
-@dataclass(frozen=True)
-class Path:
-    """``delay`` in ms one way, ``burst`` datagrams lost in one go."""
-
-    delay: float
-    burst: float
-
-
 @contextlib.contextmanager
-def worlds() -> Iterator[dict[str, World]]:
+def worlds(delay: float) -> Iterator[dict[str, World]]:
+    """``delay``: ms one way."""
     with contextlib.ExitStack() as stack:
         made = {}
         for n, (kind, pin) in enumerate(KINDS.items()):
             module = "mesh.drivers.sleeve" if pin is None else "bench.pinned"
             os.environ["PIN"] = pin or ""
             tag = f"bl{os.getpid() % 1000}{'abc'[n]}"
+            cable = Cable(1, 2, weather=Weather(delay=delay / 1e3) if delay else None)
             made[kind] = stack.enter_context(
-                World(tag, 2, [Cable(1, 2)], offloads=False, module=module,
+                World(tag, 2, [cable], offloads=False, module=module,
                       pod_mtu=POD_MTU, mtu=POD_MTU)
             )  # fmt: skip
             there = made[kind].nodes[1].namespace
@@ -64,30 +55,16 @@ def worlds() -> Iterator[dict[str, World]]:
         yield made
 
 
-@contextlib.contextmanager
-def lossy(world: World, percent: float, path: Path) -> Iterator[None]:
-    """The way from the first host to the second loses so much meanwhile."""
-    a, b = world.nodes
-    run_in(b.namespace, "nft", "flush chain inet loss dice")
-    if not path.delay and path.burst <= 1:
-        if percent:
-            dice = f"udp dport {PORT} numgen random mod 10000 < {round(percent * 100)} drop"
-            run_in(b.namespace, "nft", f"add rule inet loss dice {dice}")
-        yield
+def lose(world: World, percent: float) -> None:
+    """What goes from the first host to the second is lost to that share from now on."""
+    weather, there = world.cables[0].weather, world.nodes[1].namespace
+    if weather is not None:
+        weather.set(loss=percent / 100)
         return
-    here = a.endpoint_of(b)
-    detour = subprocess.Popen(
-        ["ip", "netns", "exec", b.namespace, sys.executable, "-m", "bench.detour", str(DETOUR),
-         here.host, str(PORT), str(path.delay), str(percent), str(path.burst)]
-    )  # fmt: skip
-    try:
-        wait_for_listener(b.namespace, DETOUR, "u")
-        a.say(w.SetNeighbour(b.short_id, Endpoint(here.host, DETOUR), 1472))
-        yield
-    finally:
-        a.say(w.SetNeighbour(b.short_id, here, 1472))
-        detour.terminate()
-        detour.wait()
+    run_in(there, "nft", "flush chain inet loss dice")
+    if percent:
+        dice = f"udp dport {PORT} numgen random mod 10000 < {round(percent * 100)} drop"
+        run_in(there, "nft", f"add rule inet loss dice {dice}")
 
 
 def stream(a: Node, b: Node, congestion: str, seconds: int) -> float:
@@ -119,18 +96,18 @@ def wait_for_listener(namespace: str, port: int, kind: str) -> None:
 
 
 def measure(
-    losses: list[float], path: Path, rounds: int, seconds: int, congestion: str
+    losses: list[float], delay: float, rounds: int, seconds: int, congestion: str
 ) -> dict[tuple[float, str], Samples]:
     samples: dict[tuple[float, str], Samples] = {}
-    with worlds() as made:
+    with worlds(delay) as made:
         for number in range(rounds):
             for percent in losses:
                 kinds = list(made)
                 for kind in kinds[number % 3 :] + kinds[: number % 3]:
                     world = made[kind]
                     a, b = world.nodes
-                    with lossy(world, percent, path):
-                        rate = stream(a, b, congestion, seconds)
+                    lose(world, percent)
+                    rate = stream(a, b, congestion, seconds)
                     samples.setdefault((percent, kind), Samples()).add("rate", rate)
                     print(f"{number} {percent} % {kind}: {rate:.0f}", file=sys.stderr, flush=True)
     return samples
@@ -141,15 +118,12 @@ def main() -> int:
     parser.add_argument("--losses", default="0,0.1,1,5", help="per cent, with commas between")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="of one stream")
-    parser.add_argument("--delay", type=float, default=0.0, help="ms that a detour adds")
-    parser.add_argument("--burst", type=float, default=1.0, help="datagrams lost at a time")
+    parser.add_argument("--delay", type=float, default=0.0, help="ms one way")
     parser.add_argument("--congestion", default="cubic", help="TCP's congestion control (cubic)")
     args = parser.parse_args()
     leave_nothing()
     losses = [float(text) for text in args.losses.split(",")]
-    samples = measure(
-        losses, Path(args.delay, args.burst), args.rounds, args.seconds, args.congestion
-    )
+    samples = measure(losses, args.delay, args.rounds, args.seconds, args.congestion)
     print(f"| loss | {' | '.join(KINDS)} | adaptive / one | adaptive / largest |")
     print("|---|" + "---|" * (len(KINDS) + 2))
     for percent in losses:

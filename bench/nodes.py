@@ -293,7 +293,7 @@ class World:
         self.nodes = [
             Node(tag, n, module, lanes[(n - 1) % len(lanes)]) for n in range(1, count + 1)
         ]
-        self._cables = cables
+        self.cables = cables
         self._via = {**{(b, a): r for (a, b), r in (via or {}).items()}, **(via or {})}
         self._pod_mtu, self._mtu = pod_mtu, mtu
         self._encrypted, self._offloads = encrypted, offloads
@@ -302,7 +302,7 @@ class World:
         try:
             for node in self.nodes:
                 node.make_devices(self._pod_mtu)
-            for n, cable in enumerate(self._cables, 1):
+            for n, cable in enumerate(self.cables, 1):
                 self._lay(n, cable)
             for node in self.nodes:
                 node.start(encrypted=self._encrypted, mtu=self._mtu)
@@ -315,7 +315,7 @@ class World:
     def __exit__(self, *_: object) -> None:
         for node in self.nodes:
             node.remove()
-        for cable in self._cables:
+        for cable in self.cables:
             if cable.weather is not None:
                 cable.weather.remove()
 
@@ -367,7 +367,7 @@ class World:
 
     def _segment(self, a: Node, b: Node) -> int:
         pair = {a.number, b.number}
-        mtu = next((c.mtu for c in self._cables if {c.a, c.b} == pair), 1500)
+        mtu = next((c.mtu for c in self.cables if {c.a, c.b} == pair), 1500)
         return mtu - 28
 
     def _lay(self, number: int, cable: Cable) -> None:
