@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from mesh.wire.sleeve import KINDS
 from tests.e2e.daemons import addresses, site_of, until, weaver
 from tests.netns.traffic import listen_to
 from weaver.lab import kernel
@@ -91,7 +92,12 @@ def test_a_worker_killed_under_load_uses_no_key_twice(mesh: Lab) -> None:
     epochs = set()
     for packet in packets:
         data = packet[42:]
-        if packet[12:14] != b"\x08\x00" or packet[23] != 17 or len(data) < 40 or data[0] != 1:
+        if (
+            packet[12:14] != b"\x08\x00"
+            or packet[23] != 17
+            or len(data) < 40
+            or data[0] not in KINDS
+        ):
             continue
         # Ours and theirs: short IDs, epoch, tag, number, index; hops apart.
         key = data[2:21]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -59,6 +60,28 @@ def test_cores_load_no_io() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.split() == []
+
+
+WALL_CLOCK = re.compile(
+    r"\btime\.(time|time_ns|localtime|gmtime|ctime)\b|CLOCK_REALTIME|\b(utc)?now\(.*UTC|\butcnow\("
+    r"|\bfrom time import .*\btime\b|\bdate\.today\b"
+)
+"""Whatever reads the time of day, which may leap either way."""
+
+FOR_PEOPLE = {"weaver/daemon/events.py"}
+"""Where it is written down and never compared."""
+
+
+@pytest.mark.parametrize("package", ["weaver", "mesh", "ipam", "cni"])
+def test_a_clock_that_is_set_changes_nothing(package: str) -> None:
+    """No decision, deadline or key reads the time of day: only monotonic clocks."""
+    readers = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / package).rglob("*.py")
+        if WALL_CLOCK.search(path.read_text())
+    }
+    assert readers - FOR_PEOPLE == set()
+    assert package != "weaver" or readers, "the search itself does not work"
 
 
 @pytest.mark.parametrize("package", ["weaver", "mesh", "ipam", "cni"])
