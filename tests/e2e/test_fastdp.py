@@ -62,7 +62,10 @@ def frames_by_sleeve(lab: Lab) -> dict[str, int]:
     """Frames that each host's worker read, wrote or relayed."""
     found = {}
     for host in lab.plan().hosts:
-        report = json.loads(weaver(site_of(lab, host.name), "report").stdout)
+        site = site_of(lab, host.name)
+        # Counted every second, so there is nothing in the first one.
+        _wait(lambda site=site: (site.get("/v1/status") or {}).get("worker_counters") is not None)  # type: ignore[misc]  # bound early
+        report = json.loads(weaver(site, "report").stdout)
         counted = report["worker_counters"]
         found[host.name] = sum(counted[n] for n in ("tx_frames", "rx_frames", "relayed"))
         found[host.name] += report["fastdp"]["to_sleeve"]
