@@ -139,7 +139,15 @@ async def serve(directory: Path) -> None:
     network_module.HELPER = "tests.netns.mortal_helper"
     os.environ["WEAVER_TEST_DIRECTORY"] = str(directory)
     network = Network()
-    await network.do("setup", bridge=BRIDGE, tap=TAP, mtu=1420, mac="02:00:00:00:00:01")
+    await network.do(
+        "setup",
+        bridge=BRIDGE,
+        tap=TAP,
+        mtu=1420,
+        mac="02:00:00:00:00:01",
+        fastdp="weave-fastdp",
+        by_kernel=False,
+    )
     store = AttachmentStore(directory / "attachments.db")
     steps = Steps(directory / "dies-at")
     mortal: list[Any] = [Mortal(port, steps) for port in (FileIpam(directory), network, store)]

@@ -50,7 +50,8 @@ class NatRules:
         dropped = Forwarding(family_of(range)).mend(bridge, exposed=exposed)
         if dropped is not None:
             found.append(dropped)
-        self._seen = (generation(), *about)
+        # What changed while we looked has another generation; what we made is looked at once more.
+        self._seen = None if found else (now, *about)
         return ", ".join(found) or None
 
 
