@@ -100,8 +100,13 @@ def test_reclaim_is_for_the_dead_only() -> None:
         lab.kill(["h2"])  # h3 lives on, out of sight
         until(lambda: not owners(h1).get("h3", False), lambda: owners(h1))
         assert owners(h1) == {"h1": True, "h2": False, "h3": False}
-        assert "no-majority" in reclaim("h3"), "most of the ring is out of reach"
-        assert reclaim("h3", "--force") == "done"
+        # Of three hosts one has half of the range, whichever has that name (docs/ipam.md R15).
+        held = {share["nickname"]: share["addresses"] for share in h1.get("/v1/ipam")["shares"]}
+        if held["h1"] <= held["h2"]:
+            assert "no-majority" in reclaim("h3"), "most of the ring is out of reach"
+            assert reclaim("h3", "--force") == "done"
+        else:
+            assert reclaim("h3") == "done"
         lab.start(["h2"])
         h3 = site_of(lab, "h3")
         (pod,) = lab.plan().host("h3").pods
