@@ -24,7 +24,7 @@ from ipam.effects import (
 from ipam.ring import Ring
 from mesh.crypto.identity import Identity
 from mesh.errors import MalformedMessageError
-from tests.sim.addresses import MemoryStore
+from tests.store_twin import MemoryStore
 
 KEY, OTHER = AllocationKey("a", "eth0"), AllocationKey("b", "eth0")
 CHANGES: tuple[Change, ...] = (

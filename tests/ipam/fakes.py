@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from typing import cast
 
@@ -13,21 +13,11 @@ import ipam.election
 import ipam.handover
 import ipam.ring
 import ipam.slices
-from ipam.address import Address
-from ipam.effects import (
-    AllocationKey,
-    Change,
-    DropAllocation,
-    DropSlice,
-    SetAllocation,
-    SetCluster,
-    SetSlice,
-    SetVote,
-    Stored,
-)
+from ipam.effects import AllocationKey, Change
 from mesh.crypto.identity import Identity
 from mesh.errors import OperatorError
 from mesh.names import PeerName
+from tests.store_twin import MemoryStore
 
 
 class FastIdentity:
@@ -68,46 +58,23 @@ class KilledError(Exception):
 
 
 @dataclass
-class Disk:
-    """The twin of ``ipam.drivers.store``: one transaction at a time, whole or not at all."""
+class Disk(MemoryStore):
+    """One transaction at a time, whole or not at all."""
 
-    cluster: bytes | None = None
-    vote: bytes | None = None
-    slices: dict[Address, bytes] = field(default_factory=dict)
-    allocations: dict[AllocationKey, Address] = field(default_factory=dict)
     broken: bool = False
     """Every write fails."""
     kill_at: int | None = None
     """Statements of the next transaction after which the process dies; as many as there are: just
     before COMMIT; more: just behind it."""
 
-    def apply(self, changes: list[Change]) -> None:
+    def write(self, changes: Sequence[Change]) -> None:
         if self.kill_at is not None and self.kill_at <= len(changes):
             raise KilledError
         if self.broken:
             raise OperatorError("no room", "store-full")
-        for change in changes:
-            match change:
-                case SetCluster(value):
-                    self.cluster = value
-                case SetVote(octets):
-                    self.vote = octets
-                case SetSlice(start, octets):
-                    self.slices[start] = octets
-                case DropSlice(start):
-                    self.slices.pop(start, None)
-                case SetAllocation(key, address):
-                    assert key not in self.allocations, "a key stored twice"
-                    assert address not in self.allocations.values(), "an address stored twice"
-                    self.allocations[key] = address
-                case DropAllocation(key):
-                    self.allocations.pop(key, None)
+        super().write(changes)
         if self.kill_at is not None:
             raise KilledError
-
-    def stored(self) -> Stored:
-        octets = tuple(data for _, data in sorted(self.slices.items()))
-        return Stored(self.cluster, self.vote, octets, dict(self.allocations))
 
     def copy(self) -> Disk:
         return Disk(self.cluster, self.vote, dict(self.slices), dict(self.allocations))

@@ -202,7 +202,7 @@ class Node:
         self.world.touched.add(self)
         try:
             if batch.changes:
-                self.disk.apply(batch.changes)
+                self.disk.write(batch.changes)
         except OperatorError as err:
             effects = batch.failed(err.reason)
         except KilledError:

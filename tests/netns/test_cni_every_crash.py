@@ -43,18 +43,22 @@ def before(alone: CniHost, pod: Pod) -> Census:
     return settled(alone)
 
 
+def _recovers(alone: CniHost, pod: Pod, before: Census, step: int) -> None:
+    """A daemon that died starts again; DEL comes while it is down at odd steps, later at even."""
+    _died(alone)
+    if step % 2:
+        pod.delete(CONFIG)
+    alone.start()
+    if not step % 2:
+        _is_all_or_nothing(alone, before)
+        pod.delete(CONFIG)
+    assert_settles(alone, before, "files")  # of processes that have only begun
+
+
 def test_the_daemon_dies_at_every_step(alone: CniHost, pod: Pod, before: Census) -> None:
-    """Between any two of: record, allocate, devices, record, answer. DEL comes while it is down at
-    odd steps, after its return at even ones."""
+    """Between any two of: record, allocate, devices, record, answer."""
     for step in _until_it_survives(alone, pod, DIES):
-        _died(alone)
-        if step % 2:
-            pod.delete(CONFIG)
-        alone.start()
-        if not step % 2:
-            _is_all_or_nothing(alone, before)
-            pod.delete(CONFIG)
-        assert_settles(alone, before, "files")  # of processes that have only begun
+        _recovers(alone, pod, before, step)
 
 
 def test_the_helper_dies_at_every_step(alone: CniHost, pod: Pod, before: Census) -> None:
@@ -68,14 +72,7 @@ def test_helper_and_daemon_die_at_every_step(alone: CniHost, pod: Pod, before: C
     """What the kernel was told, and nobody remembers but for the intent."""
     (alone.directory / "helper-takes-along").touch()
     for step in _until_it_survives(alone, pod, HELPER_DIES):
-        _died(alone)
-        if step % 2:
-            pod.delete(CONFIG)
-        alone.start()
-        if not step % 2:
-            _is_all_or_nothing(alone, before)
-            pod.delete(CONFIG)
-        assert_settles(alone, before, "files")  # of processes that have only begun
+        _recovers(alone, pod, before, step)
 
 
 def test_the_executable_dies_at_any_time(alone: CniHost, pod: Pod, before: Census) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from ipam.address import Address, AddressRange
 from ipam.allocator import Allocator
@@ -12,18 +11,11 @@ from ipam.effects import (
     AllocationKey,
     AllocatorEffect,
     Answer,
-    DropAllocation,
-    DropSlice,
     LostAddress,
     Persist,
     Publish,
     Refused,
     SendTo,
-    SetAllocation,
-    SetCluster,
-    SetSlice,
-    SetVote,
-    Stored,
 )
 from ipam.election import CHANNEL as ELECTION
 from ipam.ring import CHANNEL as RING
@@ -40,40 +32,10 @@ from mesh.router.events import (
 )
 from tests.sim.clock import _Entry
 from tests.sim.host import SimHost
+from tests.store_twin import MemoryStore
 
 RANGE = AddressRange.parse("10.32.0.0/27")
 """Two addresses a peer: most must be asked for."""
-
-
-@dataclass
-class MemoryStore:
-    """What survives a kill: the twin of ``ipam.drivers.store``."""
-
-    cluster: bytes | None = None
-    vote: bytes | None = None
-    slices: dict[Address, bytes] = field(default_factory=dict)
-    allocations: dict[AllocationKey, Address] = field(default_factory=dict)
-
-    def apply(self, effect: Persist) -> None:
-        for change in effect.changes:
-            match change:
-                case SetCluster(cluster):
-                    self.cluster = cluster
-                case SetVote(octets):
-                    self.vote = octets
-                case SetSlice(start, octets):
-                    self.slices[start] = octets
-                case DropSlice(start):
-                    self.slices.pop(start, None)
-                case SetAllocation(key, address):
-                    assert address not in self.allocations.values(), "address stored twice"
-                    self.allocations[key] = address
-                case DropAllocation(key):
-                    self.allocations.pop(key, None)
-
-    def stored(self) -> Stored:
-        slices = tuple(octets for _, octets in sorted(self.slices.items()))
-        return Stored(self.cluster, self.vote, slices, dict(self.allocations))
 
 
 class Ledger:

@@ -16,12 +16,13 @@ from mesh.connection.maker import Target, TargetState
 from mesh.names import PeerName
 from mesh.router.events import RouterEvent
 from mesh.wire.cipher import Offer
-from tests.sim.addresses import RANGE, Ledger, MemoryStore, SimIpam
+from tests.sim.addresses import RANGE, Ledger, SimIpam
 from tests.sim.clock import SimClock
 from tests.sim.host import PORT, SimHost, ring
 from tests.sim.lies import lie
 from tests.sim.network import SimNetwork, Weather
 from tests.sim.processors import PROCESSORS, cipher_complaint
+from tests.store_twin import MemoryStore
 
 TROUBLES = (
     *["allocate"] * 8,

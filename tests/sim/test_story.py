@@ -26,8 +26,8 @@ from mesh.topology import topology
 from mesh.topology.routes import Routes
 from mesh.topology.topology import Topology
 from tests.sim import __main__ as command
-from tests.sim.addresses import MemoryStore
 from tests.sim.mesh import SimMesh, story
+from tests.store_twin import MemoryStore
 
 ROOT = Path(__file__).parent.parent.parent
 Plant = Callable[[pytest.MonkeyPatch], None]

@@ -10,7 +10,8 @@ import pytest
 
 from mesh.wire.cipher import Cipher
 from weaver.cli.launch import config_of
-from weaver.cli.main import COMMANDS, main, parser
+from weaver.cli.main import COMMANDS, main
+from weaver.cli.parser import parser
 from weaver.cli.reset import remove_state
 
 COMMAND_NAMES = [*COMMANDS, "launch", "setup-cni"]
