@@ -22,6 +22,7 @@ from ipam.effects import (
     Persist,
     Publish,
     Refused,
+    SendTo,
     SetAllocation,
     SetSlice,
     SetVote,
@@ -357,6 +358,11 @@ class Core:
                 effects += self.returning.begin(self._reachable, now)
         if not self.returning.is_open:
             effects += self.estate.defend()
+        effects += [
+            SendTo(owner, Message(MessageKind.NEWER, 0, (self.ring.encoded(piece),)).encode())
+            for owner, piece in self.ring.shortened.take_unheard()
+            if owner in self._reachable
+        ]
         self._look_astray(effects, now)
         self._serve(effects, now)
         self._seek(effects, now)

@@ -16,7 +16,7 @@ from mesh.names import PeerName
 MAX_CONFLICTS = 256
 """Contradictions kept as evidence; more come only from a peer that lies."""
 
-FORGED, REUSED = "slice-forged", "version-reused"
+FORGED, REUSED, COVERED = "slice-forged", "version-reused", "slice-covered"
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,10 @@ class Parts:
             return None
         return self._parts[place]
 
+    def nobodys(self) -> list[int]:
+        """The stamps of parts that are nobody's."""
+        return [part.stamp for part in self._parts if part.slice_start is None]
+
     def under(self, start: int, end: int) -> list[Cover]:
         """Parts that share an address with ``[start, end)``."""
         low, high = self._places(start, end)

@@ -14,8 +14,10 @@ from dataclasses import replace
 from typing import Self
 
 from ipam.address import Address, AddressRange
-from ipam.disputes import FORGED, REUSED, Conflict, Disputes, contradicted
-from ipam.overlay import Cover, Parts
+from ipam.disputes import COVERED, FORGED, REUSED, Conflict, Disputes, contradicted
+from ipam.divided import Divided
+from ipam.overlay import Cover
+from ipam.shortened import Shortened
 from ipam.slices import (
     ADDRESS_SIZE,
     CLUSTER_SIZE,
@@ -39,14 +41,14 @@ MAX_SLICES = 100_000
 """Slices held: a /12 in blocks of ten addresses. More come only from a peer that lies."""
 
 
-class Ring:
+class Ring(Divided):
     name = CHANNEL
 
     def __init__(self, identity: Identity, range: AddressRange) -> None:
-        self.identity, self.range = identity, range
+        super().__init__(range)
+        self.identity = identity
         self.us = identity.name
         self.id: RingId | None = None
-        self.slices: dict[Address, Slice] = {}
         self.conflicts = Disputes()
         self.believed: frozenset[PeerName] = frozenset()
         """While we ask what is newer than our memory: peers that are there, whose word about our
@@ -57,10 +59,10 @@ class Ring:
         """Slices that merges brought since ``take_changed``: to persist and to act on."""
         self.dropped: list[Address] = []
         """Starts of slices that others lie on wholly, since ``take_dropped``."""
-        self._parts = Parts()
         self._cut: list[tuple[Address, Address, int]] = []
         """Ends of slices of ours that others made shorter, and their versions."""
         self._unsaved = Unsaved()
+        self.shortened = Shortened()
 
     @classmethod
     def restored(
@@ -100,68 +102,6 @@ class Ring:
         return covered == said.size and all(
             p.stamp == said.stamp or p.stamp >> 64 > said.version for p in parts
         )
-
-    def owned(self, owner: PeerName) -> list[Slice]:
-        """What counts of a peer's slices: each as long as it is not overlaid."""
-        found = []
-        for part in self._parts:
-            if part.slice_start is None:
-                continue
-            piece = self.slices[part.slice_start]
-            if piece.owner == owner:
-                whole = piece.start == part.start and piece.end == part.end
-                found.append(piece if whole else replace(piece, start=part.start, end=part.end))
-        return found
-
-    def at(self, address: int) -> Slice | None:
-        """The slice that says whose an address is."""
-        part = self._parts.at(address)
-        return None if part is None or part.slice_start is None else self.slices[part.slice_start]
-
-    def owner_of(self, address: int) -> PeerName | None:
-        """Whom an address belongs to; None where no slice covers it."""
-        piece = self.at(address)
-        return None if piece is None else piece.owner
-
-    def newer(self, start: Address, end: Address, version: int) -> list[Slice]:
-        """Slices that say something later of a part of the range than this version does."""
-        starts = {
-            part.slice_start
-            for part in self._parts.under(start, end)
-            if part.slice_start is not None and part.stamp >> 64 > version
-        }
-        return [self.slices[at] for at in sorted(starts)]
-
-    def shares(self) -> dict[PeerName, int]:
-        """Addresses owned by each peer."""
-        shares: dict[PeerName, int] = {}
-        for part in self._parts:
-            if part.slice_start is not None:
-                owner = self.slices[part.slice_start].owner
-                shares[owner] = shares.get(owner, 0) + part.end - part.start
-        return shares
-
-    def is_mostly(self, peers: Iterable[PeerName], without: PeerName) -> bool:
-        """Whether these own more than half of what is not ``without``'s."""
-        shares = self.shares()
-        total = sum(shares.values()) - shares.pop(without, 0)
-        here = sum(shares.get(peer, 0) for peer in set(peers))
-        return total == 0 or 2 * here > total
-
-    def gaps(self) -> list[tuple[Address, Address]]:
-        """Parts of the range of which nobody has said whose they are."""
-        if not self.slices:
-            return []
-        bad, at = [], self.range.start
-        for part in self._parts:
-            if part.slice_start is None:
-                continue
-            if part.start != at:
-                bad.append((at, part.start))
-            at = part.end
-        if at != self.range.end:
-            bad.append((at, self.range.end))
-        return bad
 
     # ---- our own changes
 
@@ -293,6 +233,7 @@ class Ring:
             # Until somebody says whose the rest is: nobody's, but not open to what is older.
             end = held.end
             covers.append(Cover(piece.start, held.end, held.stamp, None))
+            self.shortened.keep(held, self._parts.nobodys)
             if held.owner == self.us != piece.issuer:
                 self._cut.append((piece.end, held.end, held.version))
         was = self._parts.under(piece.start, end)
@@ -301,6 +242,15 @@ class Ring:
         for start in {part.slice_start for part in was} - {piece.start, None}:
             self._forget_covered(start)
         self._forget_covered(piece.start)
+
+    def _lay_rest(self, said: Slice) -> None:
+        """A slice that has become shorter since: its rest is nobody's, as if it had come before."""
+        under = self._parts.under(said.start, said.end)
+        rest = Cover(said.start, said.end, said.stamp, None)
+        self._parts.lay(said.start, said.end, [*under, rest])
+        self.shortened.keep(said, self._parts.nobodys)
+        for start in {part.slice_start for part in under}:
+            self._forget_covered(start)
 
     def _forget_covered(self, start: Address | None) -> None:
         held = None if start is None else self.slices.get(start)
@@ -377,9 +327,9 @@ class Ring:
         held = self.slices.get(said.start)
         if held is not None and held.stamp == said.stamp:
             return None
-        if self._is_old(said, held):
-            return self._reused(said, source)
-        if not verify(said.issuer_key, CONTEXT, head + said.content(), said.signature):
+        if self._is_old(said):
+            return self._reused(said, source) or self._covered(said)
+        if not _is_genuine(said, head):
             return "bad-signature"
         if held is None and len(self.slices) >= MAX_SLICES:
             return "too-many-slices"
@@ -393,6 +343,9 @@ class Ring:
         forged = contradicted(said, under, self.us, self.believed)
         if forged is not None:
             return self.conflicts.add(Conflict(forged, said, FORGED, source))
+        if held is not None and held.stamp > said.stamp:
+            self._lay_rest(said)
+            return ""
         if self.id is None:
             self.id = RingId(head[:CLUSTER_SIZE], self.range)
         self._reused(said, source)
@@ -403,10 +356,8 @@ class Ring:
         self.changed.append(said)
         return ""
 
-    def _is_old(self, said: Slice, held: Slice | None) -> bool:
+    def _is_old(self, said: Slice) -> bool:
         """Whether it says nothing that counts anywhere."""
-        if held is not None and held.stamp > said.stamp:
-            return True
         at = said.start
         for part in self._parts.under(said.start, said.end):
             if part.start > at or part.stamp < said.stamp:
@@ -423,11 +374,22 @@ class Ring:
             held = self.slices[part.slice_start]
             if held.stamp == said.stamp:
                 continue
-            if not verify(said.issuer_key, CONTEXT, self._head() + said.content(), said.signature):
+            if not _is_genuine(said, self._head()):
                 return "bad-signature"
             reason = REUSED if said.issuer in (held.issuer, held.owner) else FORGED
             return self.conflicts.add(Conflict(held, said, reason, source))
         return None
+
+    def _covered(self, said: Slice) -> str | None:
+        """Whether what counts there was replaced before its owner can have heard of it (R6)."""
+        under = self._parts.under(said.start, said.end)
+        found = self.shortened.under(part.stamp for part in under if part.slice_start is None)
+        if found is None:
+            return None
+        if not _is_genuine(said, self._head()):
+            return "bad-signature"
+        self.shortened.tell(said.owner, found)
+        return COVERED
 
     def _head(self) -> bytes:
         assert self.id is not None
@@ -440,3 +402,7 @@ class Ring:
         if self.id is not None and head[:CLUSTER_SIZE] != self.id.cluster:
             return "cluster-mismatch"
         return None
+
+
+def _is_genuine(said: Slice, head: bytes) -> bool:
+    return verify(said.issuer_key, CONTEXT, head + said.content(), said.signature)

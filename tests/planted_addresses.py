@@ -202,4 +202,18 @@ ADDRESSES = (
         "if not c.reason]",
         RULES,
     ),
+    Bug(
+        "a shorter slice that came first hides the rest of a longer one",
+        "ipam/ring.py",
+        "if self._is_old(said):",
+        "if (held is not None and held.stamp > said.stamp) or self._is_old(said):",
+        "tests/unit/test_ring.py",
+    ),
+    Bug(
+        "an owner is not told what was replaced before it heard of it",
+        "ipam/ring.py",
+        "self.shortened.tell(said.owner, found)",
+        "pass",
+        "tests/unit/test_ring.py",
+    ),
 )

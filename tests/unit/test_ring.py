@@ -9,16 +9,26 @@ import pytest
 
 from ipam.address import Address, AddressRange
 from ipam.ring import Ring
-from ipam.slices import EPOCH, RingId, Slice, encode_slice, next_epoch, sign_slice
+from ipam.shortened import SPARE
+from ipam.slices import (
+    EPOCH,
+    RingId,
+    Slice,
+    decode_slice,
+    encode_slice,
+    next_epoch,
+    sign_slice,
+)
 from mesh.clock import Instant
 from mesh.crypto.identity import Identity
 from mesh.gossip.channel import Item
+from mesh.names import PeerName
 from tests.sim.gossipers import Room
 
 RANGE = AddressRange.parse("10.32.0.0/24")
 CLUSTER = bytes(range(16))
 ID = RingId(CLUSTER, RANGE)
-ONE, TWO, LIAR = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
+ONE, TWO, LIAR, THREE = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3, 4))
 SOMEBODY = LIAR.name
 T0 = Instant(0.0)
 
@@ -199,3 +209,80 @@ def test_a_fenced_owner_stays_below_whatever_it_does() -> None:
     for version in (2, 3, 100):
         merged(ring, said(replace(theirs, version=version), TWO))
         assert ring.owner_of(theirs.start) == LIAR.name
+
+
+# ---- R3 and R6: what was shorter before the whole of it came
+
+
+def history(version: int) -> tuple[list[Item], Item, Item]:
+    """(what ONE made of its half when it gave some to LIAR's neighbour, a lie about all of it, what
+    ONE says to that lie)."""
+    ring = seeded()
+    half = first(ring)
+    middle = Address(half.start + half.size // 2)
+    divided = [item(piece) for piece in ring.give(middle, half.end, THREE.name)]
+    lie = said(replace(half, owner=LIAR.name, version=version), LIAR)
+    (answer,) = ring.reassert(replace(half, version=version))
+    return divided, lie, item(answer)
+
+
+def heard(by: Identity, *items: Item) -> Ring:
+    ring = Ring(by, RANGE)
+    ring.merge([item(piece) for piece in seeded().slices.values()], SOMEBODY, T0)
+    for one in items:
+        ring.merge([one], SOMEBODY, T0)
+    return ring
+
+
+def owners(ring: Ring) -> list[PeerName | None]:
+    return [ring.owner_of(address) for address in range(RANGE.start, RANGE.end)]
+
+
+def test_a_shorter_slice_that_comes_first_hides_nothing_of_a_longer_one() -> None:
+    """R3: who heard the same has the same, in whatever order: the rest of it is nobody's."""
+    divided, lie, answer = history(version=4)
+    views = [owners(heard(TWO, *order)) for order in permutations([*divided, lie, answer])]
+    assert all(view == views[0] for view in views)
+    assert None in views[0]
+
+
+def test_an_owner_is_told_what_lies_on_its_own_and_was_replaced_on_the_way() -> None:
+    """R6: it never heard the lie, which nobody has any more; whoever refuses its slice shows it."""
+    divided, lie, answer = history(version=3)
+    misled, owner = heard(TWO, lie, answer), heard(THREE, *divided, answer)
+    (given,) = [one for one in divided if ring_owner(one) == THREE.name]
+    assert merged(misled, given) == ["slice-covered"]
+    ((whom, piece),) = misled.shortened.take_unheard()
+    assert whom == THREE.name
+    assert merged(owner, item(piece)) == ["slice-forged"]
+    (conflict,) = owner.conflicts.values()
+    (back,) = owner.reassert(conflict.said)
+    assert merged(misled, item(back)) == []
+    assert owners(misled) == owners(owner)
+    assert None not in owners(misled)
+
+
+def test_nobody_is_told_for_a_slice_that_nobody_signed() -> None:
+    divided, lie, answer = history(version=3)
+    misled = heard(TWO, lie, answer)
+    (given,) = [one for one in divided if ring_owner(one) == THREE.name]
+    broken = replace(decode_slice(given.payload)[1], signature=bytes(64))
+    assert merged(misled, item(broken)) == ["bad-signature"]
+    assert misled.shortened.take_unheard() == []
+
+
+def test_what_is_kept_to_show_is_bounded() -> None:
+    ring = seeded()
+    for version in range(2, 2 + 4 * SPARE):
+        half = first(ring)
+        ring.merge([said(replace(half, end=half.end, version=2 * version), ONE)], SOMEBODY, T0)
+        ring.merge(
+            [said(replace(half, end=Address(half.end - 1), version=2 * version + 1), ONE)],
+            SOMEBODY,
+            T0,
+        )
+    assert 1 <= len(ring.shortened._kept) <= 2 * SPARE + 2
+
+
+def ring_owner(one: Item) -> PeerName:
+    return decode_slice(one.payload)[1].owner

@@ -1,0 +1,83 @@
+"""Who owns what of a range by the slices that count, asked in several ways. Pure; ``ipam.ring``
+fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ipam.address import Address, AddressRange
+from ipam.overlay import Parts
+from ipam.slices import Slice
+from mesh.names import PeerName
+
+
+class Divided:
+    """``slices`` by their starts; a slice may lie in part under greater ones."""
+
+    def __init__(self, range: AddressRange) -> None:
+        self.range = range
+        self.slices: dict[Address, Slice] = {}
+        self._parts = Parts()
+
+    def owned(self, owner: PeerName) -> list[Slice]:
+        """What counts of a peer's slices: each as long as it is not overlaid."""
+        found = []
+        for part in self._parts:
+            if part.slice_start is None:
+                continue
+            piece = self.slices[part.slice_start]
+            if piece.owner == owner:
+                whole = piece.start == part.start and piece.end == part.end
+                found.append(piece if whole else replace(piece, start=part.start, end=part.end))
+        return found
+
+    def at(self, address: int) -> Slice | None:
+        """The slice that says whose an address is."""
+        part = self._parts.at(address)
+        return None if part is None or part.slice_start is None else self.slices[part.slice_start]
+
+    def owner_of(self, address: int) -> PeerName | None:
+        """Whom an address belongs to; None where no slice covers it."""
+        piece = self.at(address)
+        return None if piece is None else piece.owner
+
+    def newer(self, start: Address, end: Address, version: int) -> list[Slice]:
+        """Slices that say something later of a part of the range than this version does."""
+        starts = {
+            part.slice_start
+            for part in self._parts.under(start, end)
+            if part.slice_start is not None and part.stamp >> 64 > version
+        }
+        return [self.slices[at] for at in sorted(starts)]
+
+    def shares(self) -> dict[PeerName, int]:
+        """Addresses owned by each peer."""
+        shares: dict[PeerName, int] = {}
+        for part in self._parts:
+            if part.slice_start is not None:
+                owner = self.slices[part.slice_start].owner
+                shares[owner] = shares.get(owner, 0) + part.end - part.start
+        return shares
+
+    def is_mostly(self, peers: Iterable[PeerName], without: PeerName) -> bool:
+        """Whether these own more than half of what is not ``without``'s."""
+        shares = self.shares()
+        total = sum(shares.values()) - shares.pop(without, 0)
+        here = sum(shares.get(peer, 0) for peer in set(peers))
+        return total == 0 or 2 * here > total
+
+    def gaps(self) -> list[tuple[Address, Address]]:
+        """Parts of the range of which nobody has said whose they are."""
+        if not self.slices:
+            return []
+        bad, at = [], self.range.start
+        for part in self._parts:
+            if part.slice_start is None:
+                continue
+            if part.start != at:
+                bad.append((at, part.start))
+            at = part.end
+        if at != self.range.end:
+            bad.append((at, self.range.end))
+        return bad
