@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 Network = IPv4Network | IPv6Network
@@ -61,6 +62,7 @@ def obstacle(ours: End, theirs: End, *, encrypted: bool) -> Obstacle | None:
     return Obstacle.MTU if ours.mtu != theirs.mtu else None
 
 
+@lru_cache(1 << 10)
 def is_within(host: str, networks: tuple[Network, ...]) -> bool:
     """Whether an address, IPv4 or IPv6 as text, lies in one of these."""
     try:

@@ -48,6 +48,10 @@ TRAFFIC_OCTETS = 1024
 """Octets to a peer within it that are more than neighbour discovery."""
 
 
+_Way = tuple[Path, PeerName | None]
+"""A path and the next hop on it."""
+
+
 @dataclass(slots=True)
 class Pair:
     """End-to-end keys with one peer, under the UID and short ID they were made for."""
@@ -118,14 +122,15 @@ class Links:
         }
         self._names = {short_id: name for name, short_id in self._ids.items()}
         ids = self._ids
-        by_sleeve = {p for p in ids if p != hub.us and self._by_sleeve(p, records[p], routes)}
+        chosen = {p: self._chosen(p, records[p], routes) for p in records if p != hub.us}
+        by_sleeve = {p for p in ids if p != hub.us and self._by_sleeve(p, chosen[p])}
         self.fastdp.sync(records, ids, routes, by_sleeve)
         if own is not None and own.short_id is not None and self.worker_up:
             self._configure(own.short_id)
-            self._tell(self._wanted(records, routes))
+            self._tell(self._wanted(records, routes, chosen))
             self._sync_pairs(records)
             self._start_probes()
-        self._choose(records, routes)
+        self._choose(chosen)
 
     def handle_timer(self, key: tuple[object, ...]) -> None:
         match key:
@@ -196,7 +201,12 @@ class Links:
             self._configured = wanted
             hub.emit(TellWorker(wanted))
 
-    def _wanted(self, records: Mapping[PeerName, Record], routes: Routes) -> Told:
+    def _wanted(
+        self,
+        records: Mapping[PeerName, Record],
+        routes: Routes,
+        chosen: Mapping[PeerName, _Way],
+    ) -> Told:
         ids, us, kernel = self._ids, self._hub.us, self.fastdp.ways
         told = Told()
         lone = sorted((self._directs.up & ids.keys()) - routes.unicast.keys() - kernel.keys())
@@ -210,19 +220,17 @@ class Links:
             told.peers[short_id] = (name, records[name].mtu, name in kernel)
             if (direct := self.direct.get(name)) is not None:
                 told.neighbours[short_id] = (direct.endpoint, direct.segment)
-            choice = self._chosen(name, records[name], routes)
-            if choice[0] is Path.DIRECT and direct is not None:
+            path, next_hop = chosen[name]
+            if path is Path.DIRECT and direct is not None:
                 told.routes[short_id] = (short_id, direct.segment)
-            elif choice[0] is Path.RELAYED and choice[1] in ids:
+            elif path is Path.RELAYED and next_hop in ids:
                 route = routes.unicast[name]
-                told.routes[short_id] = (ids[choice[1]], route.mtu or FIRST_SEGMENT)
+                told.routes[short_id] = (ids[next_hop], route.mtu or FIRST_SEGMENT)
         told.trees = self._branches.serve(told.trees, self._names.keys(), self._hub.now)
         self._hub.deadlines.set(("branches",), self._branches.due)
         return told
 
-    def _chosen(
-        self, peer: PeerName, record: Record, routes: Routes
-    ) -> tuple[Path, PeerName | None]:
+    def _chosen(self, peer: PeerName, record: Record, routes: Routes) -> _Way:
         """The way to a peer: the mesh's, or our own direct one that the mesh does not know of.
 
         What goes straight to its end cannot go round, whatever others believe meanwhile.
@@ -236,13 +244,9 @@ class Links:
             return Path.DOWN, None
         return (Path.DIRECT if route.next_hop == peer else Path.RELAYED), route.next_hop
 
-    def _by_sleeve(self, peer: PeerName, record: Record, routes: Routes) -> bool:
+    def _by_sleeve(self, peer: PeerName, chosen: _Way) -> bool:
         """Whether frames of a pod reach this peer by the sleeve."""
-        return (
-            self.worker_up
-            and self._key_problem(peer) is None
-            and self._chosen(peer, record, routes)[0] is not Path.DOWN
-        )
+        return self.worker_up and self._key_problem(peer) is None and chosen[0] is not Path.DOWN
 
     def _tell(self, wanted: Told) -> None:
         for message in difference(self._told, wanted):
@@ -380,16 +384,22 @@ class Links:
 
     # ---- inside: choices
 
-    def _choose(self, records: Mapping[PeerName, Record], routes: Routes) -> None:
+    def _choose(self, chosen: Mapping[PeerName, _Way]) -> None:
         """Note by which path each peer is reached from now on, and why."""
-        hub = self._hub
-        self.choices.keep(records.keys())
-        for peer in records.keys() - {hub.us}:
-            made = self.choice(peer, records, routes)
-            if made.path is Path.DOWN and self.choices.current(peer) is None:
-                continue  # it was never reached
+        self.choices.keep(chosen.keys())
+        for peer, way in chosen.items():
+            current, kernel = self.choices.current(peer), self.fastdp.ways.get(peer)
+            path, next_hop, _ = self._passable(peer, way)
+            if kernel is None and (
+                path is Path.DOWN  # it was never reached
+                if current is None
+                else (current.overlay, current.path, current.next_hop)
+                == (Overlay.SLEEVE, path, next_hop)
+            ):
+                continue
+            made = self._choice(peer, way)
             if self.choices.choose(peer, made):
-                hub.notify(
+                self._hub.notify(
                     PathChanged(
                         peer, made.path, made.next_hop, made.reason, made.overlay, made.not_kernel
                     )
@@ -397,14 +407,15 @@ class Links:
 
     def choice(self, peer: PeerName, records: Mapping[PeerName, Record], routes: Routes) -> Choice:
         """How frames reach a peer now, and why that way."""
+        return self._choice(peer, self._chosen(peer, records[peer], routes))
+
+    def _choice(self, peer: PeerName, chosen: _Way) -> Choice:
         now, direct = self._hub.now, self.direct.get(peer)
         if (way := self.fastdp.ways.get(peer)) is not None:
             return self.fastdp.choice(peer, way)
-        path, next_hop = self._chosen(peer, records[peer], routes)
-        if peer not in self._reachable:
-            path, reason = Path.DOWN, "unreachable"
-        elif (problem := self._key_problem(peer)) is not None:
-            path, reason = Path.DOWN, problem
+        path, next_hop, problem = self._passable(peer, chosen)
+        if problem is not None:
+            reason = problem
         elif path is Path.DIRECT:
             reason = "probes-answered" if direct is None else direct.reason
         elif direct is None:
@@ -413,14 +424,17 @@ class Links:
             reason = direct.reason
         else:
             reason = "cheaper-path"
-        if path is Path.DOWN:
-            next_hop = None
         after = None
         told = direct is not None and (path is Path.DIRECT or not direct.up)
         if told and direct is not None and direct.answered_at is not None:
             after = now - direct.answered_at
         not_kernel = self.fastdp.why_not(peer)
         return Choice(Overlay.SLEEVE, path, next_hop, reason, now, after, not_kernel)
+
+    def _passable(self, peer: PeerName, chosen: _Way) -> tuple[Path, PeerName | None, str | None]:
+        """The way to a peer by sleeve if frames may take it now, and what keeps them from it."""
+        problem = "unreachable" if peer not in self._reachable else self._key_problem(peer)
+        return (*chosen, None) if problem is None else (Path.DOWN, None, problem)
 
     def _key_problem(self, peer: PeerName) -> str | None:
         pair = self.pairs.get(peer)

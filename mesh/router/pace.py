@@ -12,7 +12,7 @@ SETTLE = 0.05
 """Seconds that changes of links and topology wait before records and routes are made anew."""
 
 ROUTES_INTERVAL = 0.25
-ROUTES_PER_PEER = 0.005
+ROUTES_PER_PEER = 0.01
 """Seconds between two makings of routes, the first of a burst apart, at most and for each peer:
 what a mesh that is starting may cost each of its peers."""
 

@@ -311,7 +311,7 @@ def story(seed: int, peers: int = 12, steps: int = 24) -> SimMesh:
     """The run that ``make sim`` repeats for every seed: join, trouble, heal, settle."""
     mesh = SimMesh(seed, peers, weather_of(seed))
     mesh.join(fences=peers // 3)
-    mesh.run(8.0)
+    mesh.run(4.0)
     mesh.churn(steps)
     mesh.heal()
     mesh.allocate(mesh.hosts[-1])
