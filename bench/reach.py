@@ -115,7 +115,7 @@ LINES = (
          _in_weather("1 %, cubic", "vxlan")),
     Line("the same with bbr", (0.8, 0.8), True, _in_weather("1 %, bbr", "vxlan")),
     Line("a stream beside 100,000 off-path forgeries a second", (0.9, 0.9), True,
-         _besieged("unknown-source", "wrong-tag")),
+         _besieged("unknown-source", "for-another", "wrong-tag")),
     Line("the same, on-path", (0.9, 0.9), True, _besieged("on-path", "on-path-parts")),
 )  # fmt: skip
 

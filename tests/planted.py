@@ -188,8 +188,22 @@ BUGS = (
     Bug(
         "the filter against floods stops what is for other peers",
         "mesh/link/shield.py",
-        "(_EQUAL, 1, 0, us),",
-        "(_EQUAL, 1, 1, us),",
+        "others = [(_RETURN, 0, 0, _ACCEPT)]",
+        "others = [(_RETURN, 0, 0, _DROP)]",
+        "tests/unit/test_shield.py",
+    ),
+    Bug(
+        "the filter against floods takes a tag from whoever shows it",
+        "mesh/link/shield.py",
+        "(_LOAD32, 0, 0, _SRC),  # source",
+        "(_LOAD32, 0, 0, _TAG),  # source",
+        "tests/unit/test_shield.py",
+    ),
+    Bug(
+        "the filter against floods knows all relayed peers but the last",
+        "mesh/link/shield.py",
+        "rest = 2 * (len(senders) - n - 1) + 1",
+        "rest = 2 * (len(senders) - n - 1)",
         "tests/unit/test_shield.py",
     ),
     Bug(

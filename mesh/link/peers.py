@@ -188,11 +188,11 @@ class Peers:
         route = self.routes.get(short_id)
         return route is not None and route.via == short_id
 
-    def tags(self) -> list[int]:
-        """Of everything that may come sealed for us."""
+    def badges(self) -> list[tuple[ShortID, int]]:
+        """Whose, and the tag, of everything that may come sealed for us."""
         if not self.encrypted:
             return []
-        return [rx.tag for peer in self.peers.values() for rx in peer.rx.values()]
+        return [(peer.short_id, rx.tag) for peer in self.peers.values() for rx in peer.rx.values()]
 
     def drop(self, reason: Drop, count: int = 1, *, of: ShortID | None = None) -> None:
         """``of``: the peer that it came from or was for."""

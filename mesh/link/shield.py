@@ -1,17 +1,17 @@
 """A filter in the kernel while strangers flood us: datagrams without a known tag end there.
 
 The tag of an epoch cannot be guessed (docs/protocol.md 10.3), so who has not seen a datagram of it
-is told apart by four octets at a fixed place, which classic BPF does before a datagram is queued.
+is told apart by four octets at a fixed place, which classic BPF does before a datagram is queued;
+together with who it says it is from, for a tag is good for one peer. What is for other peers has
+tags that a relay does not know: it passes where we know the peer it is from and a way to the other.
 It stands only during a flood: at other times every drop is counted by its own reason.
 
     DOWN --many strangers in a second--> UP --few dropped, for a while--> DOWN
-
-What is for other peers passes: a relay does not know their tags.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from mesh.clock import Instant
 from mesh.names import ShortID
@@ -24,28 +24,55 @@ QUIET = 10.0
 """Seconds with fewer dropped in each, after which it is lowered."""
 
 MAX_TAGS = 1_500
-"""More instructions than these make are not taken (BPF_MAXINSNS, 4,096)."""
+"""More instructions than these make are not taken."""
+
+MAX_INSTRUCTIONS = 4_096
+"""BPF_MAXINSNS."""
 
 _UDP = 8  # what a filter of a UDP socket sees begins with the UDP header
-_DST, _TAG = _UDP + 4, _UDP + 8
-_LOAD16, _LOAD32, _EQUAL, _RETURN = 0x28, 0x20, 0x15, 0x06
+_SRC, _DST, _TAG = _UDP + 2, _UDP + 4, _UDP + 8
+_LOAD16, _LOAD32, _EQUAL, _JUMP, _RETURN = 0x28, 0x20, 0x15, 0x05, 0x06
+_KEEP, _XOR = 0x07, 0xAC
+"""BPF_MISC|BPF_TAX and BPF_ALU|BPF_XOR|BPF_X: put a value aside; mix it into another."""
+
 _ACCEPT, _DROP = 0xFFFF_FFFF, 0
 
 Instruction = tuple[int, int, int, int]
 """(code, jump if true, jump if false, operand), as in linux/filter.h."""
 
+Badge = tuple[ShortID, int]
+"""Who may show a tag, and the tag."""
 
-def program(us: ShortID, tags: Iterable[int]) -> list[Instruction]:
-    """Accept what is for others, and what has one of these tags."""
-    steps: list[Instruction] = [
-        (_LOAD16, 0, 0, _DST),
-        (_EQUAL, 1, 0, us),
-        (_RETURN, 0, 0, _ACCEPT),
+
+def program(
+    us: ShortID,
+    badges: Collection[Badge],
+    senders: Collection[ShortID] = (),
+    reached: Collection[ShortID] = (),
+) -> list[Instruction]:
+    """Accept what is for us and has one of these badges, and what is from one of the ``senders``
+    for one of the ``reached``. Where all of that is too long, whatever is for others."""
+    ours: list[Instruction] = [
+        (_LOAD32, 0, 0, _SRC),  # source and destination
+        (_KEEP, 0, 0, 0),
         (_LOAD32, 0, 0, _TAG),
+        (_XOR, 0, 0, 0),
     ]
-    for tag in tags:
-        steps += [(_EQUAL, 0, 1, tag), (_RETURN, 0, 0, _ACCEPT)]
-    return [*steps, (_RETURN, 0, 0, _DROP)]
+    for src, tag in badges:
+        ours += [(_EQUAL, 0, 1, tag ^ src << 16 ^ us), (_RETURN, 0, 0, _ACCEPT)]
+    ours.append((_RETURN, 0, 0, _DROP))
+    others: list[Instruction] = [(_LOAD16, 0, 0, _SRC)]
+    for n, short_id in enumerate(senders):
+        rest = 2 * (len(senders) - n - 1) + 1  # over what is left of the senders
+        others += [(_EQUAL, 0, 1, short_id), (_JUMP, 0, 0, rest)]
+    others += [(_RETURN, 0, 0, _DROP), (_LOAD16, 0, 0, _DST)]
+    for short_id in reached:
+        others += [(_EQUAL, 0, 1, short_id), (_RETURN, 0, 0, _ACCEPT)]
+    others.append((_RETURN, 0, 0, _DROP))
+    if len(ours) + len(others) > MAX_INSTRUCTIONS - 3:
+        others = [(_RETURN, 0, 0, _ACCEPT)]
+    first = [(_LOAD16, 0, 0, _DST), (_EQUAL, 0, 1, us), (_JUMP, 0, 0, len(others))]
+    return [*first, *others, *ours]
 
 
 class Shield:

@@ -6,7 +6,16 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from mesh.clock import Instant
-from mesh.link.shield import LOWER_AT, MAX_TAGS, QUIET, RAISE_AT, Instruction, Shield, program
+from mesh.link.shield import (
+    LOWER_AT,
+    MAX_INSTRUCTIONS,
+    MAX_TAGS,
+    QUIET,
+    RAISE_AT,
+    Instruction,
+    Shield,
+    program,
+)
 from mesh.names import ShortID
 from mesh.wire.sleeve import DATA, HEADER
 
@@ -15,7 +24,7 @@ US, OTHER = ShortID(7), ShortID(8)
 
 def passes(steps: list[Instruction], datagram: bytes) -> bool:
     """Classic BPF by hand; what is loaded from beyond the end is dropped, as the kernel does."""
-    packet, value, at = bytes(8) + datagram, 0, 0
+    packet, value, aside, at = bytes(8) + datagram, 0, 0, 0
     while True:
         code, true, false, operand = steps[at]
         at += 1
@@ -27,31 +36,69 @@ def passes(steps: list[Instruction], datagram: bytes) -> bool:
                 value = int.from_bytes(packet[operand : operand + size], "big")
             case 0x15:
                 at += true if value == operand else false
+            case 0x05:
+                at += operand
+            case 0x07:
+                aside = value
+            case 0xAC:
+                value ^= aside
             case _:
                 assert code == 0x06
                 return operand > 0
 
 
-def datagram(dst: int, tag: int) -> bytes:
-    return HEADER.pack(DATA, 16, 3, dst, 1, tag, 9, 0, 1, 0) + b"payload"
+def datagram(dst: int, tag: int, src: int = 3) -> bytes:
+    return HEADER.pack(DATA, 16, src, dst, 1, tag, 9, 0, 1, 0) + b"payload"
 
 
-@given(st.sets(st.integers(0, 0xFFFFFFFF), min_size=1, max_size=50), st.integers(0, 0xFFFFFFFF))
-def test_what_is_for_us_needs_a_tag_we_know(tags: set[int], tag: int) -> None:
-    steps = program(US, tags)
-    assert passes(steps, datagram(US, tag)) is (tag in tags)
-    assert all(passes(steps, datagram(US, known)) for known in tags)
-    assert passes(steps, datagram(OTHER, tag)), "a relay does not know the tags of others"
+SHORT_IDS = st.integers(1, 0xFFFF).map(ShortID)
+TAGS = st.integers(0, 0xFFFFFFFF)
+
+
+@given(st.sets(st.tuples(SHORT_IDS, TAGS), min_size=1, max_size=50), SHORT_IDS, TAGS)
+def test_what_is_for_us_needs_a_tag_of_whom_it_is_from(
+    badges: set[tuple[ShortID, int]], src: ShortID, tag: int
+) -> None:
+    steps = program(US, badges, [src], [US])
+    mixed = {known ^ other << 16 for other, known in badges}
+    assert passes(steps, datagram(US, tag, src)) is (tag ^ src << 16 in mixed)
+    assert all(passes(steps, datagram(US, known, other)) for other, known in badges)
+
+
+def test_a_tag_is_good_for_its_peer_alone() -> None:
+    steps = program(US, [(ShortID(3), 77), (ShortID(4), 78)])
+    assert passes(steps, datagram(US, 77, 3))
+    assert not passes(steps, datagram(US, 77, 4))
+    assert not passes(steps, datagram(US, 77, 40_000))
+
+
+@given(st.sets(SHORT_IDS, max_size=20), st.sets(SHORT_IDS, max_size=20), SHORT_IDS, SHORT_IDS)
+def test_what_is_for_others_is_from_a_peer_to_where_we_know_a_way(
+    senders: set[ShortID], reached: set[ShortID], src: ShortID, dst: ShortID
+) -> None:
+    """A relay does not know the tags of others."""
+    others = reached - {US}
+    steps = program(US, [(OTHER, 5)], senders, others)
+    for one, other in [(src, dst), *zip(senders, sorted(others), strict=False)]:
+        if other != US:
+            expected = one in senders and other in others
+            assert passes(steps, datagram(other, 0xBAD, one)) is expected
 
 
 @given(st.binary(max_size=40))
 def test_any_octets_are_judged(octets: bytes) -> None:
-    assert passes(program(US, [1]), octets) in (True, False)
+    steps = program(US, [(OTHER, 1)], [OTHER], [OTHER])
+    assert passes(steps, octets) in (True, False)
 
 
-def test_the_most_tags_fit_a_filter() -> None:
-    """BPF_MAXINSNS."""
-    assert len(program(US, range(MAX_TAGS))) <= 4096
+def test_the_most_tags_fit_a_filter_and_what_is_for_others_passes_when_their_peers_do_not() -> None:
+    badges = [(ShortID(n + 1), n) for n in range(MAX_TAGS)]
+    peers = [src for src, _ in badges]
+    for known in (peers[:250], peers):
+        steps = program(US, badges, known, known)
+        assert len(steps) <= MAX_INSTRUCTIONS
+        assert all(passes(steps, datagram(US, tag, src)) for src, tag in badges)
+        assert passes(steps, datagram(40_000, 0, 3)) is (known is peers)
 
 
 def test_it_stands_during_a_flood_and_some_seconds_after() -> None:

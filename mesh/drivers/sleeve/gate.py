@@ -9,12 +9,14 @@ import struct
 from mesh.clock import Instant
 from mesh.link.drops import Drop
 from mesh.link.peers import Peers
-from mesh.link.shield import Shield, program
+from mesh.link.shield import RAISE_AT, Shield, program
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 SO_MEMINFO, MEMINFO, MEMINFO_DROPS = 55, struct.Struct("9I"), 8
 
-STRANGERS = (Drop.WRONG_TAG.value, Drop.UNKNOWN_PEER.value, Drop.UNKNOWN_EPOCH.value)
+STRANGERS = (
+    Drop.WRONG_TAG.value, Drop.UNKNOWN_PEER.value, Drop.UNKNOWN_EPOCH.value, Drop.NO_ROUTE.value
+)  # fmt: skip
 
 
 class Gate:
@@ -30,23 +32,28 @@ class Gate:
     def tick(self, now: Instant) -> None:
         """Once a second: raise the filter, or lower it."""
         self._count()
-        drops = self._peers.drops
-        strangers = sum(drops[reason] for reason in STRANGERS)
-        self._shield.look(strangers - self._strangers, len(self._peers.tags()), now)
+        strangers = self._counted()
+        self._shield.look(strangers - self._strangers, len(self._peers.badges()), now)
         self._strangers = strangers
         self.refresh()
 
+    def glance(self, now: Instant) -> None:
+        """At any time: raise the filter at once if there are as many as a second may have."""
+        if not self._shield.is_up and self._counted() - self._strangers >= RAISE_AT:
+            self.tick(now)
+
     def refresh(self) -> None:
-        """Make the filter what it should be, with the tags that we know now."""
-        tags, us = self._peers.tags(), self._peers.us
-        if not self._shield.is_up or us is None or not tags:
+        """Make the filter what it should be, with the peers, tags and routes that we know now."""
+        peers, us = self._peers, self._peers.us
+        if not self._shield.is_up or us is None or not (badges := peers.badges()):
             if self._stands:
                 self._count()
                 self._stands = False
                 self._socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
             return
         self._count()
-        steps = b"".join(struct.pack("HBBI", *step) for step in program(us, tags))
+        told = program(us, badges, peers.peers.keys(), peers.routes.keys())
+        steps = b"".join(struct.pack("HBBI", *step) for step in told)
         code = ctypes.create_string_buffer(steps, len(steps))
         header = struct.pack("HP", len(steps) // 8, ctypes.addressof(code))
         try:
@@ -68,6 +75,10 @@ class Gate:
             self._filtered += total - self._before
             self._peers.drop(Drop.WRONG_TAG, total - self._before)
         self._before = total
+
+    def _counted(self) -> int:
+        drops = self._peers.drops
+        return sum(drops[reason] for reason in STRANGERS)
 
     def _dropped(self) -> int:
         try:

@@ -35,8 +35,10 @@ TOO_BIG_INTERVAL = 1.0
 """Seconds until the daemon is told of the same size on the same path again."""
 
 MAX_TOLD = 4_096
-TAG_CHANGES = (w.Configure, w.DropPeer, w.InstallEpoch, w.RetireEpoch)
-"""What changes the tags that datagrams for us may have."""
+GATE_CHANGES = (
+    w.Configure, w.SetPeer, w.DropPeer, w.SetRoute, w.DropRoute, w.InstallEpoch, w.RetireEpoch
+)  # fmt: skip
+"""What changes the tags that datagrams for us may have, and whom we relay for."""
 
 
 def _now() -> Instant:
@@ -117,6 +119,7 @@ class Worker:
 
     def _look(self, now: Instant) -> None:
         """What our peers sent us and what of it came, told to them while anything comes."""
+        self._gate.glance(now)
         self._heard.counted(self._overruns(), now)
         for peer, report in self._receiver.inbound.look(self._heard, now):
             self._sender.small(REPORT, peer, report)
@@ -153,7 +156,7 @@ class Worker:
                     if isinstance(message, w.DropPeer):
                         self._receiver.inbound.forget(message.short_id)
                     answer = self._peers.apply(message)
-                    if isinstance(message, TAG_CHANGES):
+                    if isinstance(message, GATE_CHANGES):
                         self._gate.refresh()  # before anybody hears that the epoch is installed
                     if answer is not None:
                         daemon.say(answer)
