@@ -547,3 +547,113 @@ def test_a_killed_daemon_is_followed_without_a_flush(chain: Chain) -> None:
     a.datapath.send_control(ShortID(2), b"to the new one")
     assert b.upcalls(1)[0].frame.rstrip(b"\0") == b"to the new one"
     assert b.datapath.check() == []
+
+
+# --- what is too big for its destination
+
+
+def packet4(size: int, *, may_be_cut: bool, protocol: int = 17) -> bytes:
+    """Of host 1's pod to host 3's."""
+    head = bytes((0x45, 0)) + size.to_bytes(2, "big") + bytes.fromhex("0007")
+    head += bytes((0 if may_be_cut else 0x40, 0, 64, protocol, 0, 0, 10, 32, 0, 1, 10, 32, 0, 3))
+    head = head[:10] + checksum(head).to_bytes(2, "big") + head[12:]
+    return mac(3) + mac(1) + b"\x08\0" + head.ljust(size, b"x")
+
+
+def packet6(size: int) -> bytes:
+    head = bytes.fromhex("60000000") + (size - 40).to_bytes(2, "big") + bytes((17, 64))
+    return mac(3) + mac(1) + b"\x86\xdd" + (head + _OF_ONE + _OF_THREE).ljust(size, b"x")
+
+
+_OF_ONE, _OF_THREE = (
+    bytes.fromhex("fd98") + bytes(13) + b"\1",
+    bytes.fromhex("fd98") + bytes(13) + b"\3",
+)
+
+
+def limited(chain: Chain, mtu: int) -> tuple[Host, Host]:
+    greet(chain)
+    one, three = chain.hosts[0], chain.hosts[2]
+    one.datapath.set_routes({ShortID(3): ShortID(2)}, {ShortID(3): mtu})
+    assert one.datapath.tables().mtus == {ShortID(3): mtu}
+    return one, three
+
+
+def test_what_a_destination_does_not_take_is_answered_to_its_pod(chain: Chain) -> None:
+    """RFC 1191: in the name of the destination, with the MTU, and good in every octet."""
+    one, three = limited(chain, 1300)
+    fits = packet4(1300, may_be_cut=False)
+    one.send(fits)
+    assert three.heard(1) == [fits]
+    sent = packet4(1301, may_be_cut=False)
+    one.send(sent)
+    (answer,) = one.heard(1)
+    assert answer[:14] == mac(1) + mac(3) + b"\x08\0"
+    packet, message = answer[14:34], answer[34:]
+    assert (packet[0], packet[9], packet[12:]) == (0x45, 1, sent[30:34] + sent[26:30])
+    assert int.from_bytes(packet[2:4], "big") == len(answer) - 14
+    assert checksum(packet) == 0
+    assert message[:2] + message[4:8] == bytes((3, 4, 0, 0)) + (1300).to_bytes(2, "big")
+    assert checksum(message) == 0
+    quote = message[8:]
+    assert len(quote) >= 28
+    assert sent[14:].startswith(quote)
+    assert drops(one) == {Drop.TOO_BIG: 1}
+    one.send(fits)
+    assert three.heard(1) == [fits], "what was too big did not go there"
+
+
+def test_what_may_be_cut_goes_on_and_is_answered_as_well(chain: Chain) -> None:
+    """Nothing is lost on the way; and the pod's stack cuts the next ones itself."""
+    one, three = limited(chain, 1300)
+    sent = packet4(1301, may_be_cut=True)
+    one.send(sent)
+    assert three.heard(1) == [sent]
+    (answer,) = one.heard(1)
+    assert answer[34:36] == b"\3\4"
+    assert drops(one) == {}
+
+
+def test_ipv6_too_big_is_answered_and_never_below_its_least(chain: Chain) -> None:
+    """RFC 4443 3.2, RFC 8200 5: 1,280 octets pass whatever was said."""
+    for mtu, named in ((1350, 1350), (900, 1280)):
+        one, three = limited(chain, mtu)
+        fits, sent = packet6(named), packet6(named + 1)
+        one.send(fits)
+        assert three.heard(1) == [fits]
+        one.send(sent)
+        (answer,) = one.heard(1)
+        assert answer[:14] == mac(1) + mac(3) + b"\x86\xdd"
+        assert answer[22:54] == _OF_THREE + _OF_ONE
+        message = answer[54:]
+        assert message[:2] + message[4:8] == b"\2\0" + named.to_bytes(4, "big")
+        pseudo = answer[22:54] + len(message).to_bytes(4, "big") + bytes((0, 0, 0, 58))
+        assert checksum(pseudo + message) == 0
+        assert sent[14:].startswith(message[8:])
+
+
+def test_nothing_is_said_to_errors_and_later_fragments(chain: Chain) -> None:
+    """RFC 1122 3.2.2."""
+    one, three = limited(chain, 1300)
+    unreachable = bytearray(packet4(1400, may_be_cut=False, protocol=1))
+    unreachable[34:36] = b"\3\1"
+    one.send(bytes(unreachable))
+    assert drops(one) == {Drop.TOO_BIG: 1}
+    echo = bytearray(packet4(1400, may_be_cut=False, protocol=1))
+    echo[34:36] = b"\x08\0"
+    one.send(bytes(echo))
+    (answer,) = one.heard(1)
+    assert answer[34:36] == b"\3\4"
+    assert answer[42:].startswith(bytes(echo[14:42])), "only the echo was answered"
+    fits = packet4(1300, may_be_cut=False)
+    one.send(fits)
+    assert three.heard(1) == [fits]
+
+
+def test_an_mtu_goes_with_its_route(chain: Chain) -> None:
+    one, three = limited(chain, 1300)
+    one.datapath.set_routes({ShortID(3): ShortID(2)})
+    assert one.datapath.tables().mtus == {}
+    sent = packet4(1400, may_be_cut=False)
+    one.send(sent)
+    assert three.heard(1) == [sent]

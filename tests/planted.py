@@ -883,6 +883,27 @@ BUGS = (
         "tests/netns/test_fastdp.py::test_pods_learn_the_mtu_from_the_kernel",
     ),
     Bug(
+        "fastdp: what is too big for its destination goes there",
+        "mesh/link/bpf/too_big.h",
+        "return packet_size(skb, h) > mtu;",
+        "return packet_size(skb, h) > mtu + 1;",
+        "tests/netns/test_datapath_kernel.py::test_what_a_destination_does_not_take_is_answered_to_its_pod",
+    ),
+    Bug(
+        "fastdp: IPv6 is told less than its least MTU",
+        "mesh/link/bpf/too_big.h",
+        "bpf_htonl(mtu < IPV6_LEAST ? IPV6_LEAST : mtu)",
+        "bpf_htonl(mtu)",
+        "tests/netns/test_datapath_kernel.py::test_ipv6_too_big_is_answered_and_never_below_its_least",
+    ),
+    Bug(
+        "fastdp: what may be cut is dropped when it is answered",
+        "mesh/link/bpf/to_mesh.c",
+        "if (too_big && df)",
+        "if (too_big)",
+        "tests/netns/test_datapath_kernel.py::test_what_may_be_cut_goes_on_and_is_answered_as_well",
+    ),
+    Bug(
         "fastdp: the second round of copies leaves one out",
         "mesh/link/bpf/copies.c",
         "first += ROUND;",

@@ -15,11 +15,6 @@ from mesh.link.overlay import Network
 from mesh.wire.cipher import Cipher
 
 DEFAULT_RANGE = "10.32.0.0/12"
-DEFAULT_MTU = 1400
-"""Octets of IP packet that pods use: with 68 octets of headers, length and seal a record of one
-fits one datagram of an Ethernet over IPv4 (1,472), so on a path that loses it is lost
-alone. Any other underlay carries it, too, in two where it must."""
-
 DEFAULT_LANES = 4
 """Processes of the sleeve's worker at the most, where nobody says how many."""
 
@@ -45,7 +40,8 @@ class Config:
     state_dir: Path = Path("/var/lib/weaver")
     run_dir: Path = Path("/run/weaver")
     range: AddressRange = field(default_factory=lambda: AddressRange.parse(DEFAULT_RANGE))
-    mtu: int = DEFAULT_MTU
+    mtu: int | None = None
+    """Of pods; None: what the underlay carries less what goes around (mesh.link.podmtu)."""
     sleeve_workers: int = 0
     conn_limit: int = 200
     discovery: bool = True
@@ -68,7 +64,7 @@ class Config:
     log_level: str = "info"
 
     def __post_init__(self) -> None:
-        if not MIN_MTU <= self.mtu <= MAX_MTU:
+        if self.mtu is not None and not MIN_MTU <= self.mtu <= MAX_MTU:
             raise OperatorError(f"--mtu is {MIN_MTU} to {MAX_MTU}, not {self.mtu}", "bad-mtu")
         for port in (self.port, self.sleeve_port, self.probe_port):
             if not 0 < port < 65536:

@@ -308,6 +308,16 @@ def attachments_text(attachments: Sequence[Json]) -> str:
     return table(("CONTAINER", "INTERFACE", "ADDRESS", "MAC", "HOST END", "NAMESPACE"), rows)
 
 
+def _mtu(status: Json) -> str:
+    """And what it follows from."""
+    mtu, found = status["us"]["mtu"], status["pod_mtu"]
+    if found["by"] == "--mtu":
+        return f"{mtu} (--mtu)"
+    if found["underlay"] is None:
+        return f"{mtu}"
+    return f"{mtu} (underlay {found['underlay']} towards {found['towards']})"
+
+
 def status_text(status: Json) -> str:
     """The whole page."""
     us, links = status["us"], status["links"]
@@ -321,7 +331,7 @@ def status_text(status: Json) -> str:
         f"weaver {status['version']}  {us['nickname']}  {us['name']}"
         f"  up {duration(status['uptime'])}",
         f"state        {'ready' if status['ready'] else 'NOT READY: ' + status['not_ready']}",
-        f"data plane   {sealed}, pods' MTU {us['mtu']}, worker {us['worker']}",
+        f"data plane   {sealed}, pods' MTU {_mtu(status)}, worker {us['worker']}",
         f"overlays     {_fast_line(status)}",
         f"connections  {len(up)} established",
         f"links        {states.count('direct')} direct, {states.count('relayed')} relayed,"

@@ -128,6 +128,9 @@ class MeshDriver:
     def attached(self, pods: tuple[Pod, ...]) -> None:
         self.perform(self.router.attached(pods, self.now()))
 
+    def set_mtu(self, mtu: int) -> None:
+        self.perform(self.router.set_mtu(mtu, self.now()))
+
     # ---- the worker
 
     def worker_started(self) -> None:

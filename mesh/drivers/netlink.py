@@ -111,6 +111,9 @@ class Netlink:
         if port is not None and master is not None and port.master in (None, 0, master.index):
             self._set(name, master=0, mtu=mtu, state="up")
 
+    def set_mtu(self, name: str, mtu: int) -> None:
+        self._set(name, mtu=mtu)
+
     def set_hairpin(self, name: str) -> None:
         """Let a port of a bridge hear again what came from it."""
         index = self._index(name)

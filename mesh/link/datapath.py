@@ -25,7 +25,7 @@ from mesh.errors import WeaverError
 from mesh.link.drops import Drop
 from mesh.names import ShortID
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the tables' layout. Tables of another layout are not taken over: new ones are filled,
 then put into force together with their programs."""
 
@@ -113,6 +113,9 @@ class Tables:
     before 6.0 leave it to routing, and read back nothing here."""
     routes: dict[ShortID, ShortID] = field(default_factory=dict)
     """Destination -> the neighbour frames for it go to (itself, where it is one), or ``SLEEVE``."""
+    mtus: dict[ShortID, int] = field(default_factory=dict)
+    """Of destinations by the kernel: octets of the largest packet that one takes. What is larger is
+    answered to the pod that sent it; where there is no entry, any size may go."""
     trees: dict[ShortID, Tree] = field(default_factory=dict)
     sources: set[tuple[str, ShortID]] = field(default_factory=set)
     """(outer address, source): from this address frames of this source may come."""
@@ -218,8 +221,10 @@ class Datapath(Protocol):
 
     def drop_neighbour(self, short_id: ShortID) -> None: ...
 
-    def set_routes(self, routes: Mapping[ShortID, ShortID]) -> None:
-        """These destinations, at one go; others stay."""
+    def set_routes(
+        self, routes: Mapping[ShortID, ShortID], mtus: Mapping[ShortID, int] | None = None
+    ) -> None:
+        """These destinations, each with its MTU if it has one, at one go; others stay."""
 
     def drop_route(self, short_id: ShortID) -> None: ...
     def set_tree(self, origin: ShortID, tree: Tree) -> None: ...
@@ -286,9 +291,13 @@ def correct(datapath: Datapath, wanted: Tables, have: Tables | None = None) -> i
         if have.answers.get(address) != answer:
             datapath.set_answer(address, answer)
             writes += 1
-    routes = {d: via for d, via in wanted.routes.items() if have.routes.get(d) != via}
+    routes = {
+        to: via
+        for to, via in wanted.routes.items()
+        if (have.routes.get(to), have.mtus.get(to)) != (via, wanted.mtus.get(to))
+    }
     if routes:
-        datapath.set_routes(routes)
+        datapath.set_routes(routes, {to: m for to, m in wanted.mtus.items() if to in routes})
         writes += len(routes)
     for origin, tree in wanted.trees.items():
         if have.trees.get(origin) != tree:

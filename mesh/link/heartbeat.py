@@ -106,6 +106,12 @@ class Heartbeat:
     def loss(self) -> float:
         return self._weather.loss
 
+    def resize(self, size: int) -> None:
+        """Ask whether packets of another size pass from now on. What is out says nothing of it."""
+        if size != self._size:
+            self._size = size
+            self._outstanding = {n: out for n, out in self._outstanding.items() if out[0] == SMALL}
+
     def start(self, now: Instant) -> list[HeartbeatEffect]:
         self._beat_at = now
         return self.handle_timer(now)

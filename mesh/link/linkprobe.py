@@ -140,6 +140,11 @@ class LinkProbe:
         return self._mtu.segment
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the search for the segment is over."""
+        return self._mtu.is_settled
+
+    @property
     def loss(self) -> float:
         return self._weather.loss
 
@@ -172,7 +177,7 @@ class LinkProbe:
             self._mtu.begin(now)
             effects.append(Notify(LinkUp(rtt, self.segment)))
         if self.up:
-            before = self.segment
+            before = self._found
             self._mtu.answered(size, now)
             self._tell_segment(effects, before)
         return effects + self._step(now)
@@ -181,7 +186,7 @@ class LinkProbe:
         """The kernel knows that datagrams of this size do not fit."""
         effects: list[LinkEffect] = []
         if self.up:
-            before = self.segment
+            before = self._found
             self._mtu.too_big(size, now)
             self._tell_segment(effects, before)
         return effects + self._step(now)
@@ -267,15 +272,19 @@ class LinkProbe:
         self._unanswered += 1
         self._beat_at = Instant(now + (self._wait() if self._unanswered == 1 else QUICK))
 
-    def _tell_segment(self, effects: list[LinkEffect], before: int) -> None:
-        if self.segment != before:
+    @property
+    def _found(self) -> tuple[int, bool]:
+        return self.segment, self.is_settled
+
+    def _tell_segment(self, effects: list[LinkEffect], before: tuple[int, bool]) -> None:
+        if self._found != before:
             effects.append(Notify(SegmentChanged(self.segment)))
 
     def _step(self, now: Instant) -> list[LinkEffect]:
         """Go on with the search when its time has come, and arm for what is next."""
         effects: list[LinkEffect] = []
         if self.up:
-            before = self.segment
+            before = self._found
             sizes = self._mtu.sizes(
                 now, self.rtt or 0.0, lossy=self._weather.is_lossy, alive=self._unanswered < 2
             )

@@ -28,18 +28,16 @@ class Obstacle(StrEnum):
     ENCRYPTED = "encrypted"
     NOT_TRUSTED = "subnet-not-trusted"
     NOT_TRUSTED_THERE = "subnet-not-trusted-by-peer"
-    MTU = "mtu-differs"
     PORT = "vxlan-port-differs"
 
 
 @dataclass(frozen=True, slots=True)
 class End:
     """What one end brings. ``has_kernel``: its programs work. ``trusts``: the subnet that it sees
-    the other end's address in. ``mtu``: octets of IP packet that its pods may send."""
+    the other end's address in."""
 
     has_kernel: bool
     trusts: bool
-    mtu: int
     port: int
 
 
@@ -47,7 +45,6 @@ def obstacle(ours: End, theirs: End, *, encrypted: bool) -> Obstacle | None:
     """Why not, from our end; None when frames of this pair may go by the kernel.
 
     ``encrypted``: there is a password, so that only ways that both trust take frames in clear.
-    The MTU must be the same: the kernel tells no pod that the other end's pods take less.
     """
     if encrypted and not (ours.trusts and theirs.trusts):
         if ours.trusts == theirs.trusts:
@@ -57,9 +54,7 @@ def obstacle(ours: End, theirs: End, *, encrypted: bool) -> Obstacle | None:
         return Obstacle.OFF
     if not theirs.has_kernel:
         return Obstacle.PEER_WITHOUT
-    if ours.port != theirs.port:
-        return Obstacle.PORT
-    return Obstacle.MTU if ours.mtu != theirs.mtu else None
+    return Obstacle.PORT if ours.port != theirs.port else None
 
 
 @lru_cache(1 << 10)

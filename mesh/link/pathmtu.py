@@ -92,6 +92,11 @@ class PathMtu:
         wishes = [w for w in (self._confirm_at, self._search_at) if w is not None]
         return min(wishes, default=None)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether ``segment`` is what the path carries, not only what was answered so far."""
+        return self._search is Search.DONE
+
     def begin(self, now: Instant) -> None:
         """The path came up: nothing is known of it, but what freed it when it was blocked."""
         self.segment = FLOOR if self.blocked else BASE

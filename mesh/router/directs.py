@@ -110,6 +110,11 @@ class Directs:
     def up(self) -> set[PeerName]:
         return {peer for peer, direct in self.by_peer.items() if direct.up}
 
+    @property
+    def segments(self) -> dict[PeerName, int]:
+        """Of the paths whose search for it is over."""
+        return {p: d.segment for p, d in self.by_peer.items() if d.up and d.probe.is_settled}
+
     def keep_orphans(self, of: Collection[PeerName]) -> None:
         """Let those go that nobody knows any more."""
         orphans = {peer for peer, direct in self.by_peer.items() if direct.is_orphan}

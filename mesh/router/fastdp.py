@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mesh.clock import Instant
-from mesh.connection.bucket import Bucket
 from mesh.effects import Arm, Notify
 from mesh.errors import MalformedMessageError
 from mesh.link.datapath import SLEEVE, Config, Tables
@@ -28,6 +27,7 @@ from mesh.names import PeerName, PeerUID, ShortID
 from mesh.router.choices import Choice, Path
 from mesh.router.effects import ConfigureKernel, ForgetLearned, SendControl, Steer
 from mesh.router.events import KernelPathChanged
+from mesh.router.fastpath import FastPath
 from mesh.router.hub import Hub
 from mesh.router.steering import (
     Way,
@@ -39,11 +39,8 @@ from mesh.router.steering import (
 )
 from mesh.topology.attachments import Pod
 from mesh.topology.record import Record
-from mesh.topology.routes import Routes
+from mesh.topology.routes import Routes, carried
 from mesh.wire.heartbeat import ANSWER, QUESTION, Beat
-
-ANSWERS_A_SECOND, ANSWERS_AT_ONCE = 30, 60
-"""Heartbeats of a neighbour that are answered: while it misses ours it sends 20 a second."""
 
 GRACE = 60.0
 """Seconds that ways of an earlier daemon are kept for peers that we have not heard of yet."""
@@ -85,34 +82,6 @@ class ControlReceived:
 
 
 FromDatapath = DatapathStarted | DatapathLost | ControlReceived
-
-
-@dataclass(slots=True)
-class FastPath:
-    """A neighbour's path in the kernel. ``trusts``: what it says of our address."""
-
-    host: str
-    uid: PeerUID
-    trusts: bool
-    port: int
-    connected: bool = True
-    obstacle: str | None = "not-probed"
-    heart: Heartbeat | None = None
-    since: Instant = field(default=Instant(0.0))
-    answered_at: Instant | None = None
-    answers: Bucket = field(
-        default_factory=lambda: Bucket(rate=ANSWERS_A_SECOND, burst=ANSWERS_AT_ONCE)
-    )
-
-    @property
-    def well(self) -> bool:
-        return self.obstacle is None and self.heart is not None and self.heart.well
-
-    @property
-    def reason(self) -> str:
-        if self.obstacle is not None:
-            return self.obstacle
-        return "not-probed" if self.heart is None else self.heart.reason
 
 
 class Fastdp:
@@ -226,14 +195,20 @@ class Fastdp:
         ids: Mapping[PeerName, ShortID],
         routes: Routes,
         by_sleeve: AbstractSet[PeerName],
+        segments: Mapping[PeerName, int],
     ) -> None:
         """Judge neighbours anew, and tell the kernel what follows from this view.
 
         ``ids``: of us and of whom we reach; ``by_sleeve``: whom frames reach by the sleeve.
+        ``segments``: datagrams that direct paths were found to carry; the tunnel takes the same
+        way, so they bound what is asked of it.
         """
         hub = self._hub
         self._ids = dict(ids)
         self._names = {short_id: name for name, short_id in ids.items()}
+        for peer, segment in segments.items():
+            if peer in self.paths and (known := carried(segment)) is not None:
+                self.paths[peer].carries = known
         self._judge(records)
         own = ids.get(hub.us)
         if self.problem is not None or own is None:
@@ -248,6 +223,7 @@ class Fastdp:
         in_grace = hub.now < self._started_at + GRACE
         named = {r.short_id: name for name, r in records.items() if r.short_id is not None}
         kept = {s for s in self.told.routes if in_grace or s in named}
+        wanted.mtus = {ids[p]: self._mtu(p, way, routes) for p, way in ways.items()}
         name_pods(wanted, self._pods(), ids)
         self._held = held_over(self.told, wanted, kept, own)
         reached = {ids[peer] for peer in by_sleeve}
@@ -260,6 +236,12 @@ class Fastdp:
             ways[named[short_id]] = Way(named.get(via), 1 if via == short_id else 2, held=True)
         self._tell(wanted)
         self.ways = ways
+
+    def _mtu(self, peer: PeerName, way: Way, routes: Routes) -> int:
+        """Octets of the largest packet that may go to this peer's pods."""
+        if way.next_hop == peer:
+            return self.paths[peer].mtu
+        return min(routes.kernel[peer].mtu, self._hub.mtu)
 
     def _better_held(self, by_sleeve: AbstractSet[PeerName]) -> set[PeerName]:
         """Peers that the kernel serves and whose way is kept although the sleeve reaches them.
@@ -312,16 +294,17 @@ class Fastdp:
                 ours = End(
                     self.problem is None,
                     is_within(path.host, hub.config.trusted),
-                    hub.config.mtu,
                     hub.config.vxlan_port,
                 )
-                theirs = End("fastdp" in record.overlays, path.trusts, record.mtu, path.port)
+                theirs = End("fastdp" in record.overlays, path.trusts, path.port)
+                path.mtu = min(hub.mtu, record.mtu, path.carries or record.mtu)
                 found = obstacle(ours, theirs, encrypted=hub.encrypted)
             if found is None:
                 path.obstacle = None
                 if path.heart is None:
-                    path.heart = Heartbeat(hub.rng, hub.config.mtu)
+                    path.heart = Heartbeat(hub.rng, path.mtu)
                     self._perform(peer, path, path.heart.start(hub.now))
+                path.heart.resize(path.mtu)
             elif found != "unreachable" or not path.well:
                 path.obstacle = found
                 self._stop(peer)

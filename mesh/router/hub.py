@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
-    """How this router runs. Ports are UDP or TCP port numbers, ``mtu`` octets of IP packet."""
+    """How this router runs. Ports are UDP or TCP port numbers, ``mtu`` octets of IP packet
+    that our pods take at the start."""
 
     nickname: str
     port: int = 6783
@@ -63,6 +64,11 @@ class Hub:
     effects: list[RouterEffect] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
     now: Instant = field(default=Instant(0.0))
+    mtu: int = 0
+    """Octets of IP packet that our pods take now."""
+
+    def __post_init__(self) -> None:
+        self.mtu = self.config.mtu
 
     @property
     def us(self) -> PeerName:

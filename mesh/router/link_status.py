@@ -9,7 +9,7 @@ from mesh.clock import Instant
 from mesh.link.datapath import PeerCounters
 from mesh.router.choices import Choice, Path
 from mesh.router.directs import Direct
-from mesh.router.fastdp import FastPath
+from mesh.router.fastpath import FastPath
 from mesh.topology.routes import Route
 from mesh.wire.worker import PeerCounters as WorkerCounters
 
@@ -42,7 +42,8 @@ class ChoiceStatus:
 class KernelPathStatus:
     """The path to a neighbour in the kernel, also while frames take another.
 
-    ``reason``: why it is well, or not. ``loss``: of heartbeats, there and back.
+    ``reason``: why it is well, or not. ``loss``: of heartbeats, there and back. ``mtu``: of pods'
+    packets that it takes, which is what heartbeats ask for.
     """
 
     host: str
@@ -50,6 +51,7 @@ class KernelPathStatus:
     reason: str
     rtt: float | None
     loss: float | None
+    mtu: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ def _kernel_path(path: FastPath | None) -> KernelPathStatus | None:
         return None
     heart = path.heart
     rtt, loss = (None, None) if heart is None else (heart.rtt, heart.loss)
-    return KernelPathStatus(path.host, path.well, path.reason, rtt, loss)
+    return KernelPathStatus(path.host, path.well, path.reason, rtt, loss, path.mtu)
 
 
 def _traffic(counted: WorkerCounters | None, drops: dict[str, int]) -> TrafficStatus | None:

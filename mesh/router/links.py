@@ -124,7 +124,7 @@ class Links:
         ids = self._ids
         chosen = {p: self._chosen(p, records[p], routes) for p in records if p != hub.us}
         by_sleeve = {p for p in ids if p != hub.us and self._by_sleeve(p, chosen[p])}
-        self.fastdp.sync(records, ids, routes, by_sleeve)
+        self.fastdp.sync(records, ids, routes, by_sleeve, self._directs.segments)
         if own is not None and own.short_id is not None and self.worker_up:
             self._configure(own.short_id)
             self._tell(self._wanted(records, routes, chosen))
@@ -196,7 +196,7 @@ class Links:
 
     def _configure(self, short_id: ShortID) -> None:
         hub = self._hub
-        wanted = w.Configure(short_id, hub.us, hub.config.mtu, hub.encrypted)
+        wanted = w.Configure(short_id, hub.us, hub.mtu, hub.encrypted)
         if wanted != self._configured:
             self._configured = wanted
             hub.emit(TellWorker(wanted))

@@ -29,12 +29,7 @@ from mesh.errors import MisuseError
 from mesh.gossip.channel import Channel
 from mesh.names import Endpoint, PeerName, PeerUID, ShortID
 from mesh.router.effects import PersistShortID, RouterEffect
-from mesh.router.events import (
-    CloneSuspected,
-    PeerGone,
-    PeersChanged,
-    UnicastReceived,
-)
+from mesh.router.events import CloneSuspected, PeerGone, PeersChanged, UnicastReceived
 from mesh.router.fastdp import ControlReceived, DatapathLost, DatapathStarted, Fastdp, FromDatapath
 from mesh.router.hub import Hub, RouterConfig
 from mesh.router.inbox import Inbox
@@ -111,7 +106,7 @@ class Router:
             hub,
             self.neighbours,
             records=lambda: self.topology.records,
-            next_hop=self._control_hop,
+            next_hop=lambda dst: self.routes.control_unicast.get(dst),  # noqa: PLW0108  # later
             deliver=self._unicast,
         )
         self.inbox = Inbox(
@@ -298,6 +293,14 @@ class Router:
             self._routes_soon()
         return self._finish()
 
+    def set_mtu(self, mtu: int, now: Instant) -> list[RouterEffect]:
+        """Our pods take so much now: to be said before they take less, and after they take more."""
+        self.hub.now = now
+        if mtu != self.hub.mtu:
+            self.hub.mtu = self.topology.mtu = mtu
+            self._edges_changed()
+        return self._finish()
+
     def unicast(
         self, dst: PeerName, channel: str, payload: bytes, now: Instant
     ) -> list[RouterEffect]:
@@ -323,10 +326,10 @@ class Router:
     def _neighbour_up(self, peer: PeerName) -> None:
         stream = self.neighbours.stream(peer)
         assert stream is not None
-        assert stream.remote is not None
-        host = stream.endpoint.host
-        self.vigil.watch(peer, stream.remote, Endpoint(host, stream.remote.probe_port))
         remote = stream.remote
+        assert remote is not None
+        host = stream.endpoint.host
+        self.vigil.watch(peer, remote, Endpoint(host, remote.probe_port))
         self.links.neighbour_up(peer, Endpoint(host, remote.sleeve_port), remote.uid)
         self.fastdp.connected(peer, host, remote.uid, remote.features)
         self.rumours.perform(self.rumours.engine.neighbour_up(peer, self.hub.now))
@@ -343,9 +346,6 @@ class Router:
 
     def _send_pair(self, peer: PeerName, message: bytes) -> None:
         self.unicasts.send(peer, PAIR_CHANNEL, message)
-
-    def _control_hop(self, dst: PeerName) -> PeerName | None:
-        return self.routes.control_unicast.get(dst)
 
     def _unicast(self, src: PeerName, channel: str, payload: bytes) -> None:
         if channel == PAIR_CHANNEL:

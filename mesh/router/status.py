@@ -176,7 +176,7 @@ def _us(router: Router) -> UsStatus:
         version=own.version,
         encrypted=hub.encrypted,
         passwords=tuple(p.id for p in hub.passwords.passwords),
-        mtu=hub.config.mtu,
+        mtu=hub.mtu,
         port=hub.config.port,
         sleeve_port=hub.config.sleeve_port,
         probe_port=hub.config.probe_port,

@@ -148,6 +148,8 @@ def held_over(
             continue
         held.add(short_id)
         wanted.routes[short_id] = via
+        if short_id in told.mtus:
+            wanted.mtus[short_id] = told.mtus[short_id]
         _keep_neighbour(told, wanted, via)
         wanted.sources |= {pair for pair in told.sources if pair[1] == short_id}
         if (tree := told.trees.get(short_id)) is not None:

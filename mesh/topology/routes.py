@@ -39,6 +39,12 @@ FANOUT = 8
 made one after another in one softirq, 3 to 6 microseconds each."""
 
 
+SEGMENT_TOLL = 22
+"""Octets of Ethernet and VXLAN header in a datagram's payload."""
+
+UNKNOWN_SEGMENT = 1200
+"""No more than this is where the search for a segment begins, and says nothing."""
+
 NEAR = 12
 """Bits of a cost in microseconds up to which all neighbours are equally near: 4 ms."""
 
@@ -46,7 +52,7 @@ NEAR = 12
 @dataclass(frozen=True, slots=True)
 class Route:
     """``mtu``: the smallest datagram payload proven on any hop in this direction, 0 when one is
-    unknown."""
+    unknown; in the kernel the largest packet of pods that every hop and both its ends take."""
 
     next_hop: PeerName
     hops: int
@@ -319,8 +325,27 @@ def _graphs(records: list[Record], numbers: dict[PeerName, int]) -> Graphs:
     return (
         data,
         control,
-        [[edge for edge in edges if (peer, edge[0]) in fast] for peer, edges in enumerate(control)],
+        [
+            [
+                (to, cost, _packet(records[peer], records[to], mtu))
+                for to, cost, mtu in edges
+                if (peer, to) in fast
+            ]
+            for peer, edges in enumerate(control)
+        ],
     )
+
+
+def carried(segment: int) -> int | None:
+    """Octets of a pod's packet that a path takes in the kernel whose datagrams have this payload;
+    None where that is not known."""
+    return segment - SEGMENT_TOLL if segment > UNKNOWN_SEGMENT else None
+
+
+def _packet(here: Record, there: Record, segment: int) -> int:
+    known = carried(segment)
+    least = min(here.mtu, there.mtu)
+    return least if known is None else min(least, known)
 
 
 @dataclass(slots=True)

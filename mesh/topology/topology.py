@@ -74,6 +74,7 @@ class Topology:
         self.us = identity.name
         hint = choose(self.us, short_id_hint, {}, rng)
         self.overlays = overlays
+        self.mtu = mtu
         """That we take frames by; what is set here is published with the next ``update``."""
         own = Record(identity.public_key, uid, 0, hint, mtu, nickname, program, overlays)
         if own.problem:
@@ -115,7 +116,9 @@ class Topology:
         others = {n: r.short_id for n, r in self.records.items() if n != self.us}
         short_id = choose(self.us, own.short_id, others, self._rng)
         self.is_update_due = False
-        wanted = replace(own, edges=_fit(edges), short_id=short_id, overlays=self.overlays)
+        wanted = replace(
+            own, edges=_fit(edges), short_id=short_id, overlays=self.overlays, mtu=self.mtu
+        )
         if wanted == own and own.version > 0:
             return False
         self._publish(wanted)

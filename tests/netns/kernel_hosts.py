@@ -22,7 +22,7 @@ from tests import datapath_rules as rules
 from tests.netns.traffic import eventually
 
 PACKET_OUTGOING, ETH_P_ALL = 4, 3
-OURS = (b"\x88\xb6", b"\x08\x06", b"\x86\xdd")
+OURS = (b"\x88\xb6", b"\x08\x06", b"\x86\xdd", b"\x08\x00")
 """EtherTypes of what the rules send."""
 
 VXLAN = struct.Struct("!II")

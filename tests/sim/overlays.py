@@ -228,6 +228,22 @@ class OverlayMesh:
             if any(frame == got for _, got in host.received)
         )
 
+    def mtus(self, a: int) -> dict[int, int]:
+        """What this host's kernel was told that other hosts' pods take."""
+        host = self.hosts[a]
+        assert host.kernel is not None
+        told = host.kernel.twin.tables().mtus
+        numbers = {h.router.topology.own.short_id: h.number for h in self.hosts}
+        return {numbers[short_id]: mtu for short_id, mtu in told.items()}
+
+    def too_big(self, a: int, b: int, size: int) -> list[bytes]:
+        """What a pod there is told that sends a packet of so many octets, not to be cut."""
+        head = bytes((0x45, 0)) + size.to_bytes(2, "big") + b"\0\0\x40\0" + bytes((64, 17))
+        head += bytes((0, 0, 10, 32, 0, a, 10, 32, 0, b))
+        self.hosts[a].pod_sends(mac(b) + mac(a) + b"\x08\0" + head.ljust(size, b"x"))
+        self.run(0.1)
+        return [f for f in self.hosts[a].bridge if f[:6] == mac(a) and f[23:24] == b"\1"]
+
     # ---- trouble
 
     def eat(self, a: int, b: int, *, one_way: bool = False, longer_than: int | None = None) -> None:

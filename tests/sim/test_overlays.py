@@ -188,14 +188,53 @@ def test_those_who_trust_do_not_relay_for_others_in_clear() -> None:
     mesh.assert_frames_pass()
 
 
-def test_pods_of_another_mtu_are_served_by_the_sleeve() -> None:
-    mesh = OverlayMesh(7, [Kind(), Kind(mtu=1300)])
+def test_the_kernel_answers_what_pods_of_less_would_not_take() -> None:
+    """protocol.md 14.7: a pair's MTU is its smaller end's; over a relay the smallest of all."""
+    mesh = OverlayMesh(7, [Kind(mtu=8950), Kind(mtu=1450), Kind(mtu=8950)], links=CHAIN[:2])
     mesh.join()
-    mesh.until(lambda: mesh.complaint({(0, 1): Overlay.SLEEVE}), 10)
-    mesh.run(3)
-    choice = mesh.choice(0, 1)
-    assert choice is not None
-    assert choice.not_kernel == "mtu-differs"
+    mesh.until(lambda: mesh.complaint({}), 20)
+    mesh.forget_frames()
+    mesh.assert_frames_pass()
+    assert mesh.mtus(0) == {1: 1450, 2: 1450}
+    assert mesh.mtus(1) == {0: 1450, 2: 1450}
+    assert mesh.too_big(0, 2, 1450) == []
+    answer = mesh.too_big(0, 2, 1451)
+    assert [octets[40:42] for octets in answer] == [(1450).to_bytes(2, "big")]
+
+
+def test_an_mtu_that_changes_is_followed() -> None:
+    """protocol.md 14.7: less is heeded by everybody at once, more when both ends have it."""
+    mesh = OverlayMesh(8, [Kind(mtu=8950)] * 3)
+    mesh.join()
+    mesh.until(lambda: mesh.complaint({}), 10)
+    mesh.run(15)
+    assert mesh.mtus(0) == {1: 8950, 2: 8950}
+    mesh.talking = True
+    for mtu in (1450, 8950):
+        mesh.forget_frames()
+        host = mesh.hosts[0]
+        host.perform(host.router.set_mtu(mtu, mesh.clock.now()))
+        mesh.run(3)
+        assert mesh.complaint({}) is None, "nobody leaves the kernel for that"
+        assert mesh.mtus(0) == {1: mtu, 2: mtu}
+        assert mesh.mtus(1) == {0: mtu, 2: 8950}
+    mesh.talking = False
+    mesh.run(0.1)
+    assert mesh.missed() == []
+
+
+def test_a_path_of_less_than_both_ends_have_is_found_out() -> None:
+    """protocol.md 14.7: hosts of 9,000 with 1,500 between them, of which nobody tells."""
+    mesh = OverlayMesh(9, [Kind(mtu=8950)] * 2)
+    one, other = (host.address for host in mesh.hosts)
+    for src, dst in ((one, other), (other, one)):
+        mesh.network.road(src, dst).mtu = 1500
+    mesh.join()
+    mesh.until(lambda: mesh.complaint({}), 20)
+    assert mesh.mtus(0) == {1: 1450}
+    assert mesh.mtus(1) == {0: 1450}
+    mesh.run(30)
+    assert mesh.complaint({}) is None
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -268,6 +307,22 @@ def sealed_meshes_relay_in_clear(patch: pytest.MonkeyPatch) -> None:
 def small_heartbeats(patch: pytest.MonkeyPatch) -> None:
     """Health: a path is asked with small frames only."""
     patch.setattr(fastdp, "Heartbeat", lambda rng, _size: Heartbeat(rng, 65))
+    patch.setattr(Heartbeat, "resize", lambda *_: None)
+
+
+def heartbeats_keep_their_size(patch: pytest.MonkeyPatch) -> None:
+    """MTU: what a path is found to carry changes nothing."""
+    patch.setattr(Heartbeat, "resize", lambda *_: None)
+
+
+def paths_are_not_asked(patch: pytest.MonkeyPatch) -> None:
+    """MTU: a pair's is its ends' alone."""
+    patch.setattr(fastdp, "carried", lambda _: None)
+
+
+def relays_do_not_count(patch: pytest.MonkeyPatch) -> None:
+    """MTU: a path's is its two ends'."""
+    patch.setattr(routes, "_packet", lambda *_: 65_000)
 
 
 def patient(patch: pytest.MonkeyPatch) -> None:
@@ -328,6 +383,9 @@ CASES: list[tuple[Plant, Story]] = [
     ),
     (sealed_meshes_relay_in_clear, test_those_who_trust_do_not_relay_for_others_in_clear),
     (small_heartbeats, lambda: CHANGE(1, True, (False, 1400), "big-frames-lost")),
+    (heartbeats_keep_their_size, test_a_path_of_less_than_both_ends_have_is_found_out),
+    (paths_are_not_asked, test_a_path_of_less_than_both_ends_have_is_found_out),
+    (relays_do_not_count, test_the_kernel_answers_what_pods_of_less_would_not_take),
     (patient, lambda: CHANGE(1, True, (False, None), "heartbeats-unanswered")),
     (never_forgiven, lambda: CHANGE(1, True, (False, None), "heartbeats-unanswered")),
     (a_new_daemon_begins_anew, lambda: test_a_daemon_that_dies_costs_no_frame(0)),

@@ -30,6 +30,7 @@ from mesh.link.datapath import (
     Upcall,
 )
 from mesh.link.drops import Drop
+from mesh.link.icmp import too_big
 from mesh.names import ShortID
 
 MAX_UPCALLS = 1000
@@ -144,13 +145,21 @@ class DatapathTwin:
         self.kernel.tables.neighbours.pop(short_id, None)
         self.kernel.tables.own.pop(short_id, None)
 
-    def set_routes(self, routes: Mapping[ShortID, ShortID]) -> None:
+    def set_routes(
+        self, routes: Mapping[ShortID, ShortID], mtus: Mapping[ShortID, int] | None = None
+    ) -> None:
         self._check_presence()
-        self.kernel.tables.routes.update(routes)
+        tables = self.kernel.tables
+        tables.routes.update(routes)
+        for to in routes:
+            tables.mtus.pop(to, None)
+            if mtus is not None and to in mtus:
+                tables.mtus[to] = mtus[to]
 
     def drop_route(self, short_id: ShortID) -> None:
         self._check_presence()
         self.kernel.tables.routes.pop(short_id, None)
+        self.kernel.tables.mtus.pop(short_id, None)
 
     def set_tree(self, origin: ShortID, tree: Tree) -> None:
         self._check_presence()
@@ -193,6 +202,7 @@ class DatapathTwin:
             dict(t.neighbours),
             dict(t.own),
             dict(t.routes),
+            dict(t.mtus),
             dict(t.trees),
             set(t.sources),
             dict(t.attached),
@@ -327,6 +337,15 @@ class DatapathTwin:
             return self._drop(Drop.NO_ROUTE)
         if via == SLEEVE:
             return self._to_sleeve(frame)
+        mtu = self.kernel.tables.mtus.get(place, len(frame))
+        if frame[12:14] == b"\x86\xdd":
+            mtu = max(mtu, 1280)
+        if len(frame) > mtu + 14:
+            flagged = frame[:20] + bytes((frame[20] | 0x40,)) + frame[21:]
+            answer = too_big(flagged if may_be_cut(frame) else frame, mtu)
+            self.bridge += [] if answer is None else [answer]
+            if not may_be_cut(frame):
+                return self._drop(Drop.TOO_BIG)
         return self._send(via, us, place, hops, frame)
 
     def _copy(self, tree: Tree, origin: ShortID, hops: int, frame: bytes) -> None:
@@ -417,6 +436,10 @@ class DatapathTwin:
     def _check_presence(self) -> None:
         if self.absent is not None:
             raise DatapathError(self.absent, f"no fast path: {self.absent}")
+
+
+def may_be_cut(frame: bytes) -> bool:
+    return frame[12:14] == b"\x08\0" and not frame[20] & 0x40
 
 
 def restarted(twin: DatapathTwin, underlay: Underlay) -> DatapathTwin:

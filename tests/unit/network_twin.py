@@ -41,6 +41,11 @@ class NetworkTwin:
         self.before("shape")
         self.pairs[wiring.host] = wiring
 
+    async def resize(self, wiring: Wiring) -> None:
+        self.before("resize")
+        self._namespace(wiring.netns)
+        self.pairs[wiring.host] = wiring
+
     async def check(self, wiring: Wiring) -> list[str]:
         self.before("check")
         if wiring.ifname not in self._namespace(wiring.netns):

@@ -317,3 +317,33 @@ def test_an_exposed_address_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(OperatorError) as caught:
         store.load()
     assert caught.value.reason == "store-corrupt"
+
+
+async def test_pods_follow_the_host_s_mtu_but_for_those_that_asked_for_theirs(host: Host) -> None:
+    await host.attacher.attach(WEB)
+    await host.attacher.attach(AttachRequest("db", "eth0", "/ns/db", mtu=1300))
+    host.network.namespaces[""] = set()
+    plugged = AttachRequest(
+        "dock", "eth0", "", mac="02:00:00:00:00:09", addresses=("10.32.0.9/24",)
+    )
+    await host.attacher.attach(plugged)
+
+    def mtus() -> dict[str, int]:
+        return {row.container: row.mtu for row in host.attacher.list()}
+
+    assert await host.attacher.resize(1450) == 1420, "what its runtime took away stays as it was"
+    assert mtus() == {"web": 1450, "db": 1300, "dock": 1420}
+    made = {host.network.pairs[row.host].mtu for row in host.attacher.list()}
+    assert made == {1450, 1300, 1420}
+    host.restart()
+    assert mtus() == {"web": 1450, "db": 1300, "dock": 1420}
+    assert await host.attacher.resize(1400) == 1400, "more than wanted harms nobody"
+    assert mtus()["web"] == 1400
+
+
+async def test_a_pod_that_cannot_be_resized_keeps_nobody_from_it(host: Host) -> None:
+    await host.attacher.attach(WEB)
+    await host.attacher.attach(AttachRequest("db", "eth0", "/ns/db"))
+    del host.network.namespaces["/ns/web"]
+    assert await host.attacher.resize(1400) == 1400
+    assert {row.container: row.mtu for row in host.attacher.list()} == {"web": 1420, "db": 1400}

@@ -21,6 +21,7 @@ tables = st.builds(
     neighbours,
     st.just({}),
     st.dictionaries(ids, ids | st.just(SLEEVE)),
+    st.just({}),
     st.dictionaries(ids, trees),
     st.sets(st.tuples(hosts, ids), max_size=5),
     st.dictionaries(macs, ids),
@@ -32,6 +33,8 @@ tables = st.builds(
 def test_what_is_found_becomes_what_is_wanted(found: Tables, wanted: Tables, own: str) -> None:
     found.own = {n: own for n in found.neighbours if n % 2}
     wanted.own = {n: own for n in wanted.neighbours if n % 3}
+    found.mtus = {to: 1400 + to for to in found.routes if to % 2}
+    wanted.mtus = {to: 1401 for to in wanted.routes if to % 3}
     twin = DatapathTwin(Underlay(), "192.0.2.9")
     correct(twin, found)
     assert twin.tables() == found

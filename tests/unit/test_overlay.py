@@ -12,7 +12,7 @@ from mesh.errors import OperatorError
 from mesh.link.overlay import End, Obstacle, is_within, obstacle
 from weaver.config import MAX_SUBNETS, parse_subnets
 
-GOOD = End(has_kernel=True, trusts=False, mtu=1400, port=6784)
+GOOD = End(has_kernel=True, trusts=False, port=6784)
 
 
 def test_without_a_password_the_kernel_serves_all_who_have_it() -> None:
@@ -21,11 +21,10 @@ def test_without_a_password_the_kernel_serves_all_who_have_it() -> None:
     found = {
         obstacle(replace(GOOD, has_kernel=False), GOOD, encrypted=False): "fastdp-off",
         obstacle(GOOD, replace(GOOD, has_kernel=False), encrypted=False): "peer-without-fastdp",
-        obstacle(GOOD, replace(GOOD, mtu=8950), encrypted=False): "mtu-differs",
         obstacle(GOOD, replace(GOOD, port=0), encrypted=False): "vxlan-port-differs",
     }
     assert all(word == name for word, name in found.items())
-    assert len(found) == 4
+    assert len(found) == 3
 
 
 def test_with_a_password_both_must_trust() -> None:
@@ -47,8 +46,8 @@ def test_with_a_password_both_must_trust() -> None:
 def test_no_combination_lets_frames_go_in_clear_that_must_be_sealed() -> None:
     """protocol.md 14.1: whatever else is true of both ends."""
     ends = [
-        End(kernel, trusts, mtu, port)
-        for kernel, trusts, mtu, port in product((True, False), (True, False), (1400, 9000), (1, 2))
+        End(kernel, trusts, port)
+        for kernel, trusts, port in product((True, False), (True, False), (1, 2))
     ]
     for ours, theirs in product(ends, repeat=2):
         if obstacle(ours, theirs, encrypted=True) is None:

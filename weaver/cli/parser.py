@@ -109,7 +109,7 @@ def _launch(commands: Any) -> None:  # noqa: ANN401
     launch.add_argument("--state-dir", default="/var/lib/weaver")
     launch.add_argument("--run-dir", default="/run/weaver", help="of the sockets")
     launch.add_argument("--range", default="10.32.0.0/12", help="addresses of pods")
-    launch.add_argument("--mtu", type=int, default=1400, help="of pods (1400)")
+    launch.add_argument("--mtu", type=int, help="of pods (found by itself from the underlay's)")
     launch.add_argument(
         "--sleeve-workers",
         type=int,

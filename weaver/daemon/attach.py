@@ -117,7 +117,7 @@ class Attacher:
         """``note`` is told, in a constant phrase, what became of a pod's interface."""
         self._note = note
         self._ipam, self._network, self._store = ipam, network, store
-        self._range, self._mtu = range, mtu
+        self._range, self.mtu = range, mtu
         self._rows = store.load()
         self._locks = KeyedLock()
         self.exposed: str | None = None
@@ -180,7 +180,8 @@ class Attacher:
             mac=request.mac,
             addresses=request.addresses or (),
             gateway=request.gateway,
-            mtu=request.mtu or self._mtu,
+            mtu=request.mtu or self.mtu,
+            own_mtu=request.mtu is not None,
             routes=request.routes,
             network=request.network,
             hairpin=request.hairpin,
@@ -244,6 +245,30 @@ class Attacher:
                     self._remember(changed)
                     count += 1
         return count
+
+    async def resize(self, mtu: int) -> int:
+        """The MTU of pods from now on, of those that are there as well, but for those that asked
+        for theirs. The least that one of them has that could not be changed, else ``mtu``."""
+        self.mtu = least = mtu
+        for key in builtins.list(self._rows):
+            async with self._locks.held(key):
+                row = self.get(*key)
+                if row is None or row.own_mtu or row.mtu == mtu:
+                    continue
+                if not row.netns:
+                    least = min(least, row.mtu)  # a runtime has put it where we cannot see it
+                    continue
+                changed = replace(row, mtu=mtu)
+                try:
+                    await self._network.resize(changed.wiring)
+                except OperatorError as err:
+                    log.info(
+                        "MTU of a pod not changed",
+                        extra={"container": row.container, "reason": err.reason},
+                    )
+                    continue
+                self._remember(changed)
+        return least
 
     async def exists(self, container: str, ifname: str) -> bool:
         """Whether an attachment's interface is really there."""

@@ -52,6 +52,8 @@ class Attachment:
     hairpin: bool = False
     masquerade: bool = True
     shape: Shape = UNBOUND
+    own_mtu: bool = False
+    """Whether its MTU was asked for: it does not follow the host's."""
 
     @property
     def key(self) -> Key:
@@ -160,6 +162,8 @@ def _attachment(row: Any) -> Attachment:  # noqa: ANN401  # JSON, of a file some
         raise TypeError("a name that is no text")
     if not all(type(n) is int for n in (made.mtu, *asdict(made.shape).values())):
         raise TypeError("an MTU or a bound that is no number")
-    if not all(type(flag) is bool for flag in (made.ready, made.hairpin, made.masquerade)):
+    if not all(
+        type(flag) is bool for flag in (made.ready, made.hairpin, made.masquerade, made.own_mtu)
+    ):
         raise TypeError("a state that is none")
     return made

@@ -59,6 +59,7 @@ from weaver.daemon.devices import TAP, Devices
 from weaver.daemon.events import EventLog
 from weaver.daemon.fastpath import open_fastpath, remove_fastpath
 from weaver.daemon.network import Network
+from weaver.daemon.podmtu import PodMtu
 from weaver.daemon.state import StateDir
 
 log = logging.getLogger(__name__)
@@ -94,12 +95,20 @@ class Daemon:
         self.rng = SystemRandom()
         self.network = Network()
         lanes = config.lanes(len(os.sched_getaffinity(0)))
+        by_kernel_alone = config.fastdp and config.password is None and not config.password_file
+        self.pod_mtu = PodMtu(
+            config.mtu,
+            self.clock,
+            sealed=not by_kernel_alone,
+            targets={target.host for target in (*config.peers, *self.state.targets)},
+            note=self._note,
+        )
         self.router = self._make_router()
         by_kernel = self.router.fastdp.unwanted is None
         self.devices = Devices(
             self.network,
             config.sleeve_port,
-            config.mtu,
+            self.pod_mtu.value,
             self._bridge_mac(),
             lanes,
             by_kernel=by_kernel,
@@ -131,7 +140,7 @@ class Daemon:
             self.network,
             self.attachments,
             config.range,
-            config.mtu,
+            self.pod_mtu.value,
             note=self._note_pod,
         )
         self.ipam.start(company=bool(config.peers or self.state.targets))
@@ -153,6 +162,8 @@ class Daemon:
         watch = self.devices.watch(attacher.ports, attacher.put_back, attacher.mend_rules)
         self._supervisor.spawn(watch, "devices")
         self._supervisor.spawn(self._watch_clone(), "clone")
+        resizing = self.pod_mtu.watch(self._neighbour_hosts, self.mesh.set_mtu, self._resize)
+        self._supervisor.spawn(resizing, "MTU of pods")
         self.ready = True
         self._note("ready", peer=self.identity.name, nickname=config.nickname)
 
@@ -171,6 +182,7 @@ class Daemon:
         for path in self.sockets:
             path.unlink(missing_ok=True)
         self.state.close()
+        self.pod_mtu.close()
 
     def _make_router(self) -> Router:
         config = self.config
@@ -181,7 +193,7 @@ class Daemon:
                 port=config.port,
                 probe_port=config.probe_port,
                 sleeve_port=config.sleeve_port,
-                mtu=config.mtu,
+                mtu=self.pod_mtu.value,
                 limit=config.conn_limit,
                 discovery=config.discovery,
                 liveness_timeout=config.liveness_timeout,
@@ -251,6 +263,17 @@ class Daemon:
                 log.info("fast path removed")
         except OperatorError as err:
             log.warning("fast path not removed", extra={"reason": err.reason, "error": str(err)})
+
+    def _neighbour_hosts(self) -> set[str]:
+        return {direct.endpoint.host for direct in self.router.links.direct.values()}
+
+    async def _resize(self, mtu: int) -> int:
+        """Of pods and of the bridge; what they take now."""
+        least = await self.attacher.resize(mtu)
+        if self.devices.mtu != mtu:
+            self.devices.mtu = mtu
+            await self.devices.setup()
+        return least
 
     def _bridge_mac(self) -> str:
         """A locally administered address of our own, so that the bridge's never changes."""

@@ -41,7 +41,7 @@ class Devices:
         *,
         by_kernel: bool = False,
     ) -> None:
-        self._network, self._mtu, self._mac = network, mtu, mac
+        self._network, self.mtu, self._mac = network, mtu, mac
         self._by_kernel = by_kernel
         self._put_back: Callable[[], Awaitable[None]] | None = None
         self._removed = False
@@ -61,7 +61,7 @@ class Devices:
             tap=TAP,
             fastdp=FASTDP,
             by_kernel=self._by_kernel,
-            mtu=self._mtu,
+            mtu=self.mtu,
             mac=self._mac,
         )
 

@@ -53,6 +53,7 @@ class Facade:
             "uptime": daemon.clock.now() - daemon.started_at,
             **status,
             "fastdp": self.fastdp(),
+            "pod_mtu": self.pod_mtu(),
             "ipam": self.ipam(),
             "attachments": self.attachments(),
             "exposed": daemon.attacher.exposed,
@@ -93,6 +94,16 @@ class Facade:
             "answered": 0 if counted is None else counted.answered,
             "upcalls": 0 if counted is None else counted.upcalls,
             "to_sleeve": 0 if counted is None else counted.to_sleeve,
+        }
+
+    def pod_mtu(self) -> Json:
+        """The MTU of pods here and what it follows from: ``--mtu``, or the narrowest way out."""
+        mtu, found = self.daemon.pod_mtu, self.daemon.pod_mtu.towards
+        return {
+            "mtu": mtu.value,
+            "by": "--mtu" if mtu.is_asked else "underlay",
+            "underlay": None if found is None else found[1],
+            "towards": None if found is None else found[0],
         }
 
     def not_ready(self) -> str | None:

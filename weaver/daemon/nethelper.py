@@ -202,6 +202,17 @@ def shape(nl: Netlink, r: Request) -> Answer:
     return {}
 
 
+def resize(nl: Netlink, r: Request) -> Answer:
+    """Another MTU for the pod's end. Connections live on: stacks take a device's MTU anew."""
+    fd = open_namespace(r["netns"])
+    try:
+        with inside(fd) as pod:
+            pod.set_mtu(r["ifname"], r["mtu"])
+    finally:
+        os.close(fd)
+    return {}
+
+
 def _configure(pod: Netlink, r: Request) -> tuple[str, list[tuple[str, str | None]]]:
     """The pod's end's MAC, and the routes that it has now."""
     pod.set_up("lo")
@@ -343,6 +354,7 @@ COMMANDS: dict[str, Callable[[Netlink, Request], Answer]] = {
         attach,
         shape,
         check,
+        resize,
         ports,
         setup,
         adopt,

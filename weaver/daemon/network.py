@@ -83,6 +83,9 @@ class NetworkPort(Protocol):
     async def shape(self, wiring: Wiring) -> None:
         """Bound what it carries as the wiring says now."""
 
+    async def resize(self, wiring: Wiring) -> None:
+        """Give its pod's end the MTU that the wiring says now."""
+
     async def check(self, wiring: Wiring) -> list[str]:
         """What is wrong with it, in sentences."""
 
@@ -121,6 +124,9 @@ class Network:
 
     async def shape(self, wiring: Wiring) -> None:
         await self.do("shape", **_plain(wiring))
+
+    async def resize(self, wiring: Wiring) -> None:
+        await self.do("resize", **_plain(wiring))
 
     async def check(self, wiring: Wiring) -> list[str]:
         wrong: list[str] = (await self.do("check", **_plain(wiring)))["wrong"]

@@ -212,9 +212,15 @@ class FastDatapath:
     def drop_neighbour(self, short_id: ShortID) -> None:
         self._set("neighbours", layout.key(short_id), NO_NEIGHBOUR)
 
-    def set_routes(self, routes: Mapping[ShortID, ShortID]) -> None:
+    def set_routes(
+        self, routes: Mapping[ShortID, ShortID], mtus: Mapping[ShortID, int] | None = None
+    ) -> None:
+        mtu_of = (mtus or {}).get
         entries = (
-            (layout.key(to), layout.route(via, layout.BY_KERNEL if via else layout.BY_SLEEVE))
+            (
+                layout.key(to),
+                layout.route(via, layout.BY_KERNEL if via else layout.BY_SLEEVE, mtu_of(to) or 0),
+            )
             for to, via in routes.items()
         )
         with self._errors("cannot set routes"):
@@ -269,6 +275,8 @@ class FastDatapath:
                 if route.by != layout.BY_NOBODY:
                     via = route.via if route.by == layout.BY_KERNEL else SLEEVE
                     found.routes[_short_id(key)] = ShortID(via)
+                    if route.mtu:
+                        found.mtus[_short_id(key)] = route.mtu
             for key, value in self._table("trees").entries():
                 found.trees[_short_id(key)] = _tree(value)
             for key, _ in self._table("sources").entries():

@@ -36,6 +36,7 @@ DROPS: Final = (
     Drop.NO_SLEEVE,
     Drop.UNDERLAY_ERROR,
     Drop.TAP_REFUSED,
+    Drop.TOO_BIG,
 )
 """The first of ``totals``, in the order of tables.h."""
 
@@ -71,7 +72,7 @@ class Neighbour(ctypes.Structure):
 
 
 class Route(ctypes.Structure):
-    _fields_ = (("via", ctypes.c_uint16), ("by", ctypes.c_uint16), ("zero", ctypes.c_uint32))
+    _fields_ = (("via", ctypes.c_uint16), ("by", ctypes.c_uint16), ("mtu", ctypes.c_uint32))
 
 
 class Source(ctypes.Structure):
@@ -173,8 +174,8 @@ def neighbour(host: str, own: str | None) -> bytes:
     return octets + source + key(family(octets)) + key(own is not None)
 
 
-def route(via: int, by: int) -> bytes:
-    return via.to_bytes(2, "little") + by.to_bytes(2, "little") + bytes(4)
+def route(via: int, by: int, mtu: int = 0) -> bytes:
+    return via.to_bytes(2, "little") + by.to_bytes(2, "little") + mtu.to_bytes(4, "little")
 
 
 def source(host: str, peer: int) -> bytes:

@@ -86,43 +86,47 @@ class Rtnl:
 
     def device(self, name: str) -> Device | None:
         try:
-            answers = self._ask(GET_LINK, 0, _link() + _text(IFLA_IFNAME, name))
+            answers = self.ask(GET_LINK, 0, _link() + _text(IFLA_IFNAME, name))
         except OSError as err:
             if err.errno == errno.ENODEV:
                 return None
             raise
         return _read_device(answers[0])
 
+    def mtu_of(self, index: int) -> int:
+        """Of the device with this number."""
+        return _read_device(self.ask(GET_LINK, 0, _link(index))[0]).mtu
+
     def devices(self) -> list[Device]:
-        return [_read_device(body) for body in self._ask(GET_LINK, ROOT_MATCH, _link())]
+        return [_read_device(body) for body in self.ask(GET_LINK, ROOT_MATCH, _link())]
 
     def add_vxlan(self, name: str, port: int, mtu: int) -> None:
         """A VXLAN device that is told each packet's address, and learns nothing by itself."""
         data = (
-            _attribute(VXLAN_COLLECT_METADATA, b"\1")
-            + _attribute(VXLAN_LEARNING, b"\0")
-            + _attribute(VXLAN_PORT, struct.pack("!H", port))
-            + _attribute(VXLAN_ZERO_CSUM6_RX, b"\1")
+            attribute(VXLAN_COLLECT_METADATA, b"\1")
+            + attribute(VXLAN_LEARNING, b"\0")
+            + attribute(VXLAN_PORT, struct.pack("!H", port))
+            + attribute(VXLAN_ZERO_CSUM6_RX, b"\1")
         )
-        info = _text(INFO_KIND, "vxlan") + _attribute(INFO_DATA | NESTED, data)
+        info = _text(INFO_KIND, "vxlan") + attribute(INFO_DATA | NESTED, data)
         body = _link() + _text(IFLA_IFNAME, name) + _number(IFLA_MTU, mtu)
-        self._ask(NEW_LINK, CREATE | EXCLUSIVE, body + _attribute(IFLA_LINKINFO | NESTED, info))
+        self.ask(NEW_LINK, CREATE | EXCLUSIVE, body + attribute(IFLA_LINKINFO | NESTED, info))
 
     def set_up(self, index: int) -> None:
-        self._ask(NEW_LINK, 0, _link(index, IFF_UP, IFF_UP))
+        self.ask(NEW_LINK, 0, _link(index, IFF_UP, IFF_UP))
 
     def set_mtu(self, index: int, mtu: int) -> None:
-        self._ask(NEW_LINK, 0, _link(index) + _number(IFLA_MTU, mtu))
+        self.ask(NEW_LINK, 0, _link(index) + _number(IFLA_MTU, mtu))
 
     def set_master(self, index: int, master: int) -> None:
-        self._ask(NEW_LINK, 0, _link(index) + _number(IFLA_MASTER, master))
+        self.ask(NEW_LINK, 0, _link(index) + _number(IFLA_MASTER, master))
 
     def keep_silent(self, index: int) -> None:
         """No IPv6 address of its own, whose announcements would go to the mesh as a pod's."""
-        family = _attribute(INET6_ADDR_GEN_MODE, bytes((ADDR_GEN_NONE,)))
-        families = _attribute(socket.AF_INET6 | NESTED, family)
+        family = attribute(INET6_ADDR_GEN_MODE, bytes((ADDR_GEN_NONE,)))
+        families = attribute(socket.AF_INET6 | NESTED, family)
         try:
-            self._ask(NEW_LINK, 0, _link(index) + _attribute(IFLA_AF_SPEC | NESTED, families))
+            self.ask(NEW_LINK, 0, _link(index) + attribute(IFLA_AF_SPEC | NESTED, families))
         except OSError as err:
             if err.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):
                 raise  # a kernel without IPv6 has nothing to keep silent
@@ -130,7 +134,7 @@ class Rtnl:
     def delete(self, name: str) -> bool:
         """Whether there was such a device."""
         try:
-            self._ask(DEL_LINK, 0, _link() + _text(IFLA_IFNAME, name))
+            self.ask(DEL_LINK, 0, _link() + _text(IFLA_IFNAME, name))
         except OSError as err:
             if err.errno == errno.ENODEV:
                 return False
@@ -142,14 +146,14 @@ class Rtnl:
     def add_clsact(self, index: int) -> None:
         body = TRAFFIC_MESSAGE.pack(0, index, CLSACT_HANDLE, CLSACT, 0) + _text(TCA_KIND, "clsact")
         try:
-            self._ask(NEW_QDISC, CREATE | EXCLUSIVE, body)
+            self.ask(NEW_QDISC, CREATE | EXCLUSIVE, body)
         except FileExistsError:
             return
 
     def delete_clsact(self, index: int) -> None:
         """With all programs on the device's hooks. It need not be there."""
         try:
-            self._ask(DEL_QDISC, 0, TRAFFIC_MESSAGE.pack(0, index, CLSACT_HANDLE, CLSACT, 0))
+            self.ask(DEL_QDISC, 0, TRAFFIC_MESSAGE.pack(0, index, CLSACT_HANDLE, CLSACT, 0))
         except OSError as err:
             if err.errno not in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
                 raise
@@ -157,19 +161,19 @@ class Rtnl:
     def set_program(self, index: int, hook: int, priority: int, program_fd: int, name: str) -> None:
         """Put a program there, in one step in place of what was there."""
         options = (
-            _attribute(BPF_FD, struct.pack("=I", program_fd))
+            attribute(BPF_FD, struct.pack("=I", program_fd))
             + _text(BPF_NAME, name)
-            + _attribute(BPF_FLAGS, struct.pack("=I", DIRECT_ACTION))
+            + attribute(BPF_FLAGS, struct.pack("=I", DIRECT_ACTION))
         )
         head = TRAFFIC_MESSAGE.pack(0, index, 1, hook, priority << 16 | ALL_PROTOCOLS)
-        body = head + _text(TCA_KIND, "bpf") + _attribute(TCA_OPTIONS | NESTED, options)
-        self._ask(NEW_FILTER, CREATE, body)
+        body = head + _text(TCA_KIND, "bpf") + attribute(TCA_OPTIONS | NESTED, options)
+        self.ask(NEW_FILTER, CREATE, body)
 
     def delete_program(self, index: int, hook: int, priority: int) -> None:
         """It need not be there."""
         head = TRAFFIC_MESSAGE.pack(0, index, 0, hook, priority << 16 | ALL_PROTOCOLS)
         try:
-            self._ask(DEL_FILTER, 0, head)
+            self.ask(DEL_FILTER, 0, head)
         except OSError as err:
             if err.errno not in (errno.ENOENT, errno.EINVAL):
                 raise
@@ -179,15 +183,15 @@ class Rtnl:
         for hook in (INGRESS, EGRESS):
             body = TRAFFIC_MESSAGE.pack(0, index, 0, hook, 0)
             try:
-                answers = self._ask(GET_FILTER, ROOT_MATCH, body)
+                answers = self.ask(GET_FILTER, ROOT_MATCH, body)
             except OSError as err:
                 if err.errno in (errno.EINVAL, errno.ENOENT):
                     continue  # the device has no such hook
                 raise
             for answer in answers:
                 _, _, handle, _, info = TRAFFIC_MESSAGE.unpack_from(answer)
-                there = dict(_attributes(answer, TRAFFIC_MESSAGE.size))
-                options = dict(_attributes(there.get(TCA_OPTIONS, b"")))
+                there = dict(attributes(answer, TRAFFIC_MESSAGE.size))
+                options = dict(attributes(there.get(TCA_OPTIONS, b"")))
                 if handle and BPF_ID in options:
                     program = struct.unpack("=I", options[BPF_ID])[0]
                     name = options.get(BPF_NAME, b"").rstrip(b"\0").decode("ascii", "replace")
@@ -196,7 +200,7 @@ class Rtnl:
 
     # --- requests
 
-    def _ask(self, kind: int, flags: int, body: bytes) -> list[bytes]:
+    def ask(self, kind: int, flags: int, body: bytes) -> list[bytes]:
         """Send, and collect what is answered up to its end. OSError: the kernel's refusal."""
         self._number += 1
         wants = REQUEST | flags | (0 if flags & ROOT_MATCH == ROOT_MATCH else ACK)
@@ -232,11 +236,11 @@ def _raise_refusal(answer: bytes, flags: int) -> None:
         return
     said = ""
     if flags & ACK_TLVS:  # the kernel's own sentence follows the header it refused
-        said = dict(_attributes(answer, 20)).get(1, b"").rstrip(b"\0").decode("utf-8", "replace")
+        said = dict(attributes(answer, 20)).get(1, b"").rstrip(b"\0").decode("utf-8", "replace")
     raise OSError(code, said or os.strerror(code))
 
 
-def _attributes(data: bytes, at: int = 0) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes, at: int = 0) -> Iterator[tuple[int, bytes]]:
     while at + ATTRIBUTE.size <= len(data):
         size, kind = ATTRIBUTE.unpack_from(data, at)
         if size < ATTRIBUTE.size:
@@ -245,17 +249,17 @@ def _attributes(data: bytes, at: int = 0) -> Iterator[tuple[int, bytes]]:
         at += (size + 3) & ~3
 
 
-def _attribute(kind: int, body: bytes) -> bytes:
+def attribute(kind: int, body: bytes) -> bytes:
     size = ATTRIBUTE.size + len(body)
     return ATTRIBUTE.pack(size, kind) + body + bytes(-size % 4)
 
 
 def _text(kind: int, text: str) -> bytes:
-    return _attribute(kind, text.encode() + b"\0")
+    return attribute(kind, text.encode() + b"\0")
 
 
 def _number(kind: int, number: int) -> bytes:
-    return _attribute(kind, struct.pack("=I", number))
+    return attribute(kind, struct.pack("=I", number))
 
 
 def _link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
@@ -264,10 +268,10 @@ def _link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
 
 def _read_device(body: bytes) -> Device:
     _, _, index, flags, _ = LINK_MESSAGE.unpack_from(body)
-    there = dict(_attributes(body, LINK_MESSAGE.size))
-    info = dict(_attributes(there.get(IFLA_LINKINFO, b"")))
+    there = dict(attributes(body, LINK_MESSAGE.size))
+    info = dict(attributes(there.get(IFLA_LINKINFO, b"")))
     kind = info.get(INFO_KIND, b"").rstrip(b"\0").decode("ascii", "replace")
-    data = dict(_attributes(info.get(INFO_DATA, b""))) if kind == "vxlan" else {}
+    data = dict(attributes(info.get(INFO_DATA, b""))) if kind == "vxlan" else {}
     port = data.get(VXLAN_PORT)
     master = there.get(IFLA_MASTER)
     return Device(

@@ -5,7 +5,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#define LAYOUT 1           /* of all below: a daemon does not touch tables of another layout */
+#define LAYOUT 2           /* of all below: a daemon does not touch tables of another layout */
 #define PEERS 4096         /* short IDs */
 #define MACS 65536
 #define SOURCES 65536
@@ -25,7 +25,7 @@ enum { SEND_CONTROL = 1, DELIVER, SEND_ALONG_TREE };    /* what a frame from use
 enum {
 	DROP_MALFORMED, DROP_NOT_CONFIGURED, DROP_NO_ROUTE, DROP_HOP_LIMIT, DROP_BAD_SOURCE,
 	DROP_LOCAL, DROP_LOOPED, DROP_OFF_TREE, DROP_MAC_OF_ANOTHER, DROP_NO_SLEEVE, DROP_UNDERLAY,
-	DROP_TAP,
+	DROP_TAP, DROP_TOO_BIG,
 	ANSWERED, UPCALLS, TO_SLEEVE, TOTALS
 };
 
@@ -43,7 +43,8 @@ struct neighbour {
 	__u32 family;                   /* 4 or 6; 0: there is no such neighbour */
 	__u32 has_own;
 };
-struct route { __u16 via; __u16 by; __u32 zero; };      /* 8 octets: written at one stroke */
+/* 8 octets: written at one stroke. mtu: of packets that the destination takes; 0: any. */
+struct route { __u16 via; __u16 by; __u32 mtu; };
 struct source { struct address host; __u32 peer; };
 struct learned { __u32 peer; __u32 seen; };             /* seen: seconds of the kernel's clock */
 struct answer { __u8 mac[6]; __u16 place; };

@@ -2,6 +2,7 @@
 // Egress of the VXLAN device: frames that the bridge hands to the mesh.
 #include "frames.h"
 #include "answer.h"
+#include "too_big.h"
 
 SEC("tc") int to_mesh(struct __sk_buff *skb)
 {
@@ -42,8 +43,21 @@ SEC("tc") int to_mesh(struct __sk_buff *skb)
 		return to_sleeve(c);
 	__u32 via = r->via;
 	struct neighbour *n = bpf_map_lookup_elem(&neighbours, &via);
-	if (!n || address_to(skb, n, us, target, HOPS, may_not_be_cut(&h)))
+	if (!n)
 		return drop(DROP_NO_ROUTE);
+	__u64 df = may_not_be_cut(&h);
+	__u32 mtu = r->mtu;
+	int too_big = exceeds(skb, &h, mtu);
+	if (too_big && df)
+		return refuse(skb, c, &h, mtu, 0);
+	if (address_to(skb, n, us, target, HOPS, df))
+		return drop(DROP_NO_ROUTE);
+	if (too_big) {
+		if (!is_ipv4(&h) || bpf_clone_redirect(skb, c->vxlan, 0))
+			return refuse(skb, c, &h, mtu, 0);
+		count_tx(skb, target, 1);
+		return refuse(skb, c, &h, mtu, 1);
+	}
 	count_tx(skb, target, 1);
 	return TC_ACT_OK;
 }
