@@ -197,7 +197,8 @@ def test_c6_del_without_the_daemon_is_carried_out_at_its_start(alone: CniHost) -
     wait_for(lambda: "c6-gone,eth0" not in alone.leases(), alone.leases)
     wait_for(lambda: gone.link() is None, gone.link)
     assert (kept.link() is not None, "c6-kept,eth0" in alone.leases()) == (True, True)
-    assert list((alone.directory / "run" / "cni-del").iterdir()) == []
+    left = alone.directory / "run" / "cni-del"
+    wait_for(lambda: not list(left.iterdir()), lambda: list(left.iterdir()))
 
 
 def test_c6_pod_that_died_with_the_daemon_is_reclaimed(alone: CniHost) -> None:
