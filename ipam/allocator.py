@@ -77,16 +77,24 @@ class Allocator(Core):
         return self._armed(effects, now)
 
     def reclaim(
-        self, request: int, peer: PeerName, now: Instant, *, force: bool = False, gaps: bool = False
+        self,
+        request: int,
+        peer: PeerName,
+        now: Instant,
+        *,
+        force: bool = False,
+        gaps: bool = False,
+        rest: float | None = None,
     ) -> list[AllocatorEffect]:
         """Take over the space of a peer that is gone for good; refused while it is alive, and where
-        most of the ring is out of reach, for there somebody else may do the same."""
+        most of the ring is out of reach, for there somebody else may do the same. ``rest``: how
+        much longer it is to rest, where it is known to be gone for a while."""
         reason = self._why_no_takeover(peer, force, gaps)
         if reason is not None:
             return [Answer(request, Refused(reason))]
         changed = self.ring.take_over(peer, gaps=gaps)
         for piece in changed:
-            self.space.rest_whole(piece.start, piece.end, now)
+            self.space.rest_whole(piece.start, piece.end, now, rest)
         effects = [*self._gained(changed, now), Answer(request, Allocated(None))]
         return self._armed(effects, now)
 

@@ -53,9 +53,12 @@ class Space:
         place = bisect_right(self._slices, address, key=lambda slice: slice[0]) - 1
         return place >= 0 and address < self._slices[place][1]
 
-    def rest_whole(self, start: Address, end: Address, now: Instant) -> None:
-        """Nothing of this is given out before its rest is over."""
-        self._recent.append((start, end, Instant(now + self._rest)))
+    def rest_whole(
+        self, start: Address, end: Address, now: Instant, rest: float | None = None
+    ) -> None:
+        """Nothing of this is given out before its rest is over; ``rest``: when that is less."""
+        wanted = self._rest if rest is None else min(self._rest, max(0.0, rest))
+        self._recent.append((start, end, Instant(now + wanted)))
 
     def rests_whole(self, now: Instant) -> bool:
         """Whether space is there that nothing is given from yet, since it was taken over."""

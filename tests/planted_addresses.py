@@ -44,7 +44,7 @@ ADDRESSES = (
     Bug(
         "what was taken over is given out at once (k8s#90072, duplicate addresses)",
         "ipam/allocator.py",
-        "self.space.rest_whole(piece.start, piece.end, now)",
+        "self.space.rest_whole(piece.start, piece.end, now, rest)",
         "pass",
         RULES,
     ),

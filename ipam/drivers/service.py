@@ -82,9 +82,19 @@ class IpamService:
     def holds(self, key: AllocationKey) -> bool:
         return key in self.allocator.allocations
 
-    async def reclaim(self, peer: PeerName, *, force: bool = False, gaps: bool = False) -> None:
-        """``force``: whoever says that it is gone knows. ``gaps``: what nobody owns, too."""
-        await self._ask(lambda n, now: self.allocator.reclaim(n, peer, now, force=force, gaps=gaps))
+    async def reclaim(
+        self,
+        peer: PeerName,
+        *,
+        force: bool = False,
+        gaps: bool = False,
+        rest: float | None = None,
+    ) -> None:
+        """``force``: whoever says that it is gone knows. ``gaps``: what nobody owns, too.
+        ``rest``: seconds before anything of it is given out, if not as many as usual."""
+        await self._ask(
+            lambda n, now: self.allocator.reclaim(n, peer, now, force=force, gaps=gaps, rest=rest)
+        )
 
     async def resolve(self, address: Address) -> None:
         """Say that what we hold of a disputed range is ours."""

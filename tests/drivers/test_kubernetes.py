@@ -36,6 +36,8 @@ class FakeMesh:
         self.reason: str | None = None
         self.targets: set[str] = set()
         self.reclaimed: list[PeerName] = []
+        self.asked: list[PeerName] = []
+        self.rest = self.seen = self.gone_for = 0.0
         self.alive: set[PeerName] = set()
         self.known: dict[str, str] = {}
 
@@ -48,10 +50,14 @@ class FakeMesh:
     def forget(self, peers: frozenset[Target]) -> None:
         self.targets -= {peer.host for peer in peers}
 
-    async def reclaim(self, peer: PeerName) -> None:
+    async def reclaim(self, peer: PeerName, rest: float) -> None:
+        self.asked.append(peer)
+        now = asyncio.get_running_loop().time()
         if peer in self.alive:
+            self.seen = now
             raise OperatorError("it lives", "peer-alive")
         self.reclaimed.append(peer)
+        self.rest, self.gone_for = rest, now - self.seen
 
     def load_nodes(self) -> dict[str, str]:
         return dict(self.known)
@@ -156,6 +162,20 @@ async def test_the_space_of_a_deleted_node_is_taken_over_once(world: World) -> N
     world.mesh.alive = set()
     await world.until(lambda: world.mesh.reclaimed == [OTHER])
     await world.until(lambda: str(OTHER) not in world.mesh.known)
+
+
+async def test_a_deleted_node_rests_since_it_was_heard_of_last(world: World) -> None:
+    """Its addresses are free again within a minute; those of one that lives on, not before."""
+    await world.api.put("n2", "10.0.0.2", OTHER)
+    await world.until(lambda: str(OTHER) in world.mesh.known)
+    world.mesh.alive = {OTHER}
+    await world.api.remove("n2")
+    await world.until(lambda: len(world.mesh.asked) == 5)
+    world.mesh.alive = set()
+    await world.until(lambda: world.mesh.reclaimed == [OTHER])
+    rests = agent_module.REST - agent_module.GRACE  # counted from when it was alive last
+    assert agent_module.REST - world.mesh.gone_for <= world.mesh.rest <= rests
+    assert agent_module.REST + 10 <= 60
 
 
 async def test_a_node_deleted_while_nobody_watched(world: World) -> None:

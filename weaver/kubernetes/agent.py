@@ -35,6 +35,10 @@ GRACE = 20.0
 """Seconds for which a node must have been gone before its peer's space is taken: who deletes and
 makes it anew at once keeps it."""
 
+REST = 45.0
+"""Seconds after which the addresses of a node that is gone may be given out again: the cluster
+deleted its pods with it, and it has been out of reach that long."""
+
 
 class Mesh(Protocol):
     """What is asked of the daemon."""
@@ -46,7 +50,7 @@ class Mesh(Protocol):
     def not_ready(self) -> str | None: ...
     def connect(self, peers: frozenset[Target]) -> None: ...
     def forget(self, peers: frozenset[Target]) -> None: ...
-    async def reclaim(self, peer: PeerName) -> None: ...
+    async def reclaim(self, peer: PeerName, rest: float) -> None: ...
     def load_nodes(self) -> dict[str, str]: ...
     def save_nodes(self, known: dict[str, str]) -> None: ...
 
@@ -163,17 +167,20 @@ class Agent:
         self._gone_since = {peer: self._gone_since.get(peer, now) for peer in lost}
         if leads(str(self._mesh.us), nodes):
             for peer in lost:
-                if now - self._gone_since[peer] >= GRACE and await self._took_over(peer):
+                for_ = now - self._gone_since[peer]
+                if for_ >= GRACE and await self._took_over(peer, REST - for_):
                     del known[peer]
         if known != self._known:
             self._known = known
             self._mesh.save_nodes(known)
 
-    async def _took_over(self, peer: str) -> bool:
+    async def _took_over(self, peer: str, rest: float) -> bool:
         """Whether nothing is left to do: it is done, or there was nothing."""
         try:
-            await self._mesh.reclaim(PeerName.parse(peer))
+            await self._mesh.reclaim(PeerName.parse(peer), max(0.0, rest))
         except OperatorError as err:
+            if err.reason == "peer-alive":
+                self._gone_since[peer] = self._now()
             log.info("space not taken over", extra={"peer": peer, "reason": err.reason})
             return err.reason == "owns-nothing"
         log.info("space taken over", extra={"peer": peer, "reason": "node-deleted"})

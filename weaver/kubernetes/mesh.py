@@ -32,9 +32,9 @@ class DaemonMesh:
     def forget(self, peers: frozenset[Target]) -> None:
         self._daemon.mesh.forget(tuple(sorted(peers, key=str)))
 
-    async def reclaim(self, peer: PeerName) -> None:
+    async def reclaim(self, peer: PeerName, rest: float) -> None:
         # One node does this, by the cluster's list of nodes: no majority of ours need agree.
-        await self._daemon.ipam.reclaim(peer, force=True)
+        await self._daemon.ipam.reclaim(peer, force=True, rest=rest)
 
     def load_nodes(self) -> dict[str, str]:
         return self._daemon.state.nodes
