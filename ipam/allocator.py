@@ -41,12 +41,18 @@ class Allocator(Core):
         return self._armed(effects, now)
 
     def claim(
-        self, request: int, key: AllocationKey, address: Address, now: Instant
+        self,
+        request: int,
+        key: AllocationKey,
+        address: Address,
+        now: Instant,
+        *,
+        force: bool = False,
     ) -> list[AllocatorEffect]:
-        """This very address for a key."""
+        """This very address for a key. ``force``: also one that is excluded here."""
         effects: list[AllocatorEffect] = []
-        if not self._answer_now(request, key, address, effects, now):
-            pending = Pending(request, key, Instant(now + PATIENCE), address)
+        if not self._answer_now(request, key, address, effects, now, force=force):
+            pending = Pending(request, key, Instant(now + PATIENCE), address, force)
             self._wait(pending, effects, now)
         return self._armed(effects, now)
 

@@ -31,6 +31,7 @@ from ipam.effects import (
 from ipam.election import CHANNEL as ELECTION
 from ipam.election import Election
 from ipam.estate import Estate
+from ipam.exclusions import Excluded, Exclusion
 from ipam.handover import Handover
 from ipam.messages import Message, MessageKind, decode
 from ipam.requests import LOOK_AGAIN, MAX_PENDING, Pending, Waiting
@@ -38,7 +39,7 @@ from ipam.returning import Return, newer
 from ipam.ring import CHANNEL as RING
 from ipam.ring import Ring
 from ipam.slices import Slice, decode_slice
-from ipam.space import REST
+from ipam.space import REST, Space
 from ipam.voter import Voter
 from ipam.wants import Wants
 from mesh.clock import Instant
@@ -67,14 +68,19 @@ class Core:
         observer: bool = False,
         stored: Stored | None = None,
         rest: float = REST,
+        takeover_rest: float | None = None,
+        exclusions: Iterable[Exclusion] = (),
     ) -> None:
+        """``takeover_rest``: of space that was taken over, never less than ``REST`` unless said."""
         stored = stored or Stored()
         self.us, self.range, self._rng = identity.name, range, rng
         self._cluster_proposal = entropy_id
         self.ring = Ring.restored(identity, range, stored.cluster, stored.slices)
         self.election = Election(identity, range, electors // 2 + 1, stored.vote)
-        self.estate = Estate(self.ring, range, rest, stored.allocations)
-        self.space = self.estate.space
+        fence = max(rest, REST) if takeover_rest is None else takeover_rest
+        self.rest = rest
+        self.space = Space(range, rest, fence, Excluded(range, exclusions))
+        self.estate = Estate(self.ring, range, self.space, stored)
         self._reachable: dict[PeerName, str] = {}
         self._pending = Waiting()
         self._voter = Voter(self.election, rng, entropy_id, observer=observer)
@@ -220,6 +226,8 @@ class Core:
         wanted: Address | None,
         effects: list[AllocatorEffect],
         now: Instant,
+        *,
+        force: bool = False,
     ) -> bool:
         """Answer a request if it can be; the key's own address always can."""
         held = self.estate.allocations.get(key)
@@ -233,7 +241,7 @@ class Core:
         if reason is not None:
             effects.append(Answer(request, Refused(reason)))
             return True
-        address = self.estate.take(key, wanted, now)
+        address = self.estate.take(key, wanted, now, force=force)
         if address is None:
             return False
         if isinstance(address, str):
@@ -272,7 +280,8 @@ class Core:
     def _serve(self, effects: list[AllocatorEffect], now: Instant) -> None:
         """Answer those that wait, in order, as far as there is space."""
         for pending in list(self._pending.values()):
-            if self._answer_now(pending.request, pending.key, pending.wanted, effects, now):
+            wanted, force = pending.wanted, pending.force
+            if self._answer_now(pending.request, pending.key, wanted, effects, now, force=force):
                 del self._pending[pending.request]
             elif pending.wanted is None:
                 return

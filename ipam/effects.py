@@ -62,6 +62,8 @@ class Stored:
     vote: bytes | None = None
     slices: tuple[bytes, ...] = ()
     allocations: dict[AllocationKey, Address] = field(default_factory=dict)
+    freed: tuple[Address, ...] = ()
+    """What was freed and not given since, the one that was freed first at the beginning."""
 
 
 @dataclass(frozen=True, slots=True)

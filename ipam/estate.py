@@ -5,11 +5,9 @@ Who drives it: ``ipam.allocator``. Invariant: a key has one address, an address 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ipam.address import Address, AddressRange
 from ipam.changes import announced
-from ipam.effects import AllocationKey, AllocatorEffect
+from ipam.effects import AllocationKey, AllocatorEffect, Stored
 from ipam.ring import Ring
 from ipam.space import Space
 from mesh.clock import Instant
@@ -23,12 +21,13 @@ class Estate:
         self,
         ring: Ring,
         range: AddressRange,
-        rest: float,
-        stored: Mapping[AllocationKey, Address],
+        space: Space,
+        stored: Stored,
     ) -> None:
         self._ring = ring
-        self.space = Space(range, rest)
-        self.allocations: dict[AllocationKey, Address] = dict(stored)
+        self.space = space
+        self._freed = stored.freed
+        self.allocations: dict[AllocationKey, Address] = dict(stored.allocations)
         if not all(address in range for address in self.allocations.values()):
             raise MalformedMessageError("an allocation outside the range")
         self.holders = {address: key for key, address in self.allocations.items()}
@@ -40,13 +39,13 @@ class Estate:
     # ---- addresses
 
     def take(
-        self, key: AllocationKey, wanted: Address | None, now: Instant
+        self, key: AllocationKey, wanted: Address | None, now: Instant, *, force: bool = False
     ) -> Address | str | None:
         """An address for a key that has none; why not, or None while there is none for it here."""
         if wanted is None:
             address = self.space.take(now)
         else:
-            reason = self.space.take_this(wanted)
+            reason = self.space.take_this(wanted, force=force)
             if reason is not None:
                 return None if reason == "not-our-space" else reason
             address = wanted
@@ -65,10 +64,13 @@ class Estate:
     # ---- space
 
     def start(self, now: Instant) -> None:
-        """What was taken over and never divided since rests anew: nobody remembers for how long."""
+        """What was taken over and never divided since rests anew, and what was freed: nobody
+        remembers for how long."""
         for piece in self._ring.owned(self._ring.us):
             if piece.takeover:
                 self.space.rest_whole(piece.start, piece.end, now)
+        self.space.rest_freed(self._freed, now)
+        self._freed = ()
         self.look_astray()
 
     def note(self) -> bool:

@@ -40,6 +40,8 @@ class Pending:
     key: AllocationKey
     until: Instant
     wanted: Address | None = None
+    force: bool = False
+    """Also one that is excluded."""
 
 
 class Waiting(dict[int, Pending]):

@@ -1,7 +1,8 @@
 """Addresses inside the slices we own: which are used, which rest, which come next.
 
 Fresh addresses go first, in order; then those that were freed, the one that rested longest
-first, and none before its rest is over. Both ends of the range are never given to anybody.
+first, and none before its rest is over. Both ends of the range are never given to anybody, what is
+excluded only by force.
 """
 
 from __future__ import annotations
@@ -11,18 +12,32 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from ipam.address import Address, AddressRange
+from ipam.exclusions import Excluded
 from mesh.clock import Instant
 
 REST = 60.0
 """Seconds a freed address is nobody's: what still talks to its former holder gives up by then."""
+
+MAX_FREED = 65_536
+"""Freed addresses whose order is remembered: beyond, the one that rested longest is as fresh."""
 
 
 class Space:
     """Invariants: an address is used, resting or free, never two of them; only owned ones are
     given out."""
 
-    def __init__(self, range: AddressRange, rest: float = REST) -> None:
+    def __init__(
+        self,
+        range: AddressRange,
+        rest: float = REST,
+        takeover_rest: float | None = None,
+        excluded: Excluded | None = None,
+    ) -> None:
         self._range, self._rest = range, rest
+        self._takeover_rest = rest if takeover_rest is None else takeover_rest
+        self.excluded = excluded or Excluded(range)
+        self._is_forgetful = False
+        """Freed addresses are as fresh again: behind a cursor, and found from the start."""
         self._slices: list[tuple[Address, Address]] = []
         self._cursor: dict[Address, Address] = {}
         self.used: set[Address] = set()
@@ -57,8 +72,14 @@ class Space:
         self, start: Address, end: Address, now: Instant, rest: float | None = None
     ) -> None:
         """Nothing of this is given out before its rest is over; ``rest``: when that is less."""
-        wanted = self._rest if rest is None else min(self._rest, max(0.0, rest))
+        wanted = self._takeover_rest if rest is None else min(self._takeover_rest, max(0.0, rest))
         self._recent.append((start, end, Instant(now + wanted)))
+
+    def rest_freed(self, freed: Iterable[Address], now: Instant) -> None:
+        """What was freed in a former life, oldest first, rests anew: nobody knows for how long."""
+        for address in freed:
+            if self.owns(address) and address not in self.used:
+                self._resting[address] = now
 
     def rests_whole(self, now: Instant) -> bool:
         """Whether space is there that nothing is given from yet, since it was taken over."""
@@ -79,14 +100,32 @@ class Space:
 
     def free_count(self) -> int:
         """Addresses that could be given out, resting ones included."""
-        usable = self.size - sum(
-            self.owns(edge) for edge in (self._range.start, self._range.end - 1)
-        )
-        return usable - sum(1 for a in self.used if self.owns(a))
+        excluded, edges = self.excluded, (self._range.start, Address(self._range.end - 1))
+        usable = self.size - sum(self.owns(e) and excluded.end_of(e) is None for e in edges)
+        for low, high in excluded.parts:
+            usable -= sum(max(0, min(high, end) - max(low, start)) for start, end in self._slices)
+        return usable - sum(1 for a in self.used if self.owns(a) and excluded.end_of(a) is None)
+
+    @property
+    def resting_count(self) -> int:
+        """Freed addresses that nobody had since, rested ones too."""
+        return len(self._resting)
+
+    def excluded_used(self) -> list[Address]:
+        """Addresses in use that would not be given to anybody any more."""
+        return sorted(a for a in self.used if self.excluded.end_of(a) is not None)
 
     def take(self, now: Instant) -> Address | None:
         """The next free address, used from now on; None when there is none that may be given."""
-        shut = self._shut(now)
+        address = self._take_fresh(now)
+        if address is None and self._is_forgetful:
+            self._is_forgetful = False
+            self._cursor = {start: start for start, _ in self._slices}
+            address = self._take_fresh(now)
+        return self._take_rested(now) if address is None else address
+
+    def _take_fresh(self, now: Instant) -> Address | None:
+        shut, excluded = self._shut(now), self.excluded
         for start, end in self._slices:
             at = self._cursor[start]
             seen = at
@@ -94,6 +133,11 @@ class Space:
                 past = _inside(at, shut)
                 if past is not None:
                     at = past
+                    continue
+                past = excluded.end_of(at)
+                if past is not None:
+                    at = min(past, end)
+                    seen = seen if shut else at
                     continue
                 if at not in self.used and at not in self._resting and self._range.is_usable(at):
                     if not any(start <= low < at for low, _ in shut):
@@ -104,10 +148,14 @@ class Space:
                 if not shut:
                     seen = at
             self._cursor[start] = seen
+        return None
+
+    def _take_rested(self, now: Instant) -> Address | None:
+        shut = self._shut(now)
         for address, since in self._resting.items():
             if now < since + self._rest:
                 break
-            if _inside(address, shut) is None:
+            if _inside(address, shut) is None and self.excluded.end_of(address) is None:
                 del self._resting[address]
                 self.used.add(address)
                 return address
@@ -129,10 +177,12 @@ class Space:
             self._recent = [rest for rest in self._recent if now < rest[2]]
         return [*self.barred, *((start, end) for start, end, _ in self._recent)]
 
-    def take_this(self, address: Address) -> str | None:
-        """Use a certain address; why not, when it cannot be."""
+    def take_this(self, address: Address, *, force: bool = False) -> str | None:
+        """Use a certain address; why not, when it cannot be. ``force``: also an excluded one."""
         if not self._range.is_usable(address):
             return "address-reserved"
+        if not force and self.excluded.end_of(address) is not None:
+            return "address-excluded"
         if not self.owns(address):
             return "not-our-space"
         if address in self.used:
@@ -151,6 +201,16 @@ class Space:
             self.used.remove(address)
             if self.owns(address):
                 self._resting[address] = now
+            self._forget(now)
+
+    def _forget(self, now: Instant) -> None:
+        """Those that rested longest, when more are remembered than there is room for."""
+        while len(self._resting) > MAX_FREED:
+            address, since = next(iter(self._resting.items()))
+            if now < since + self._rest:
+                return
+            del self._resting[address]
+            self._is_forgetful = True
 
     def next_rested(self) -> Instant | None:
         """When the first resting address may be given again."""
@@ -177,7 +237,7 @@ class Space:
         return Address(at), Address(at + size)
 
     def _largest_run(self, now: Instant) -> tuple[int, int]:
-        best, shut = (0, 0), self._shut(now)
+        best, shut = (0, 0), [*self._shut(now), *self.excluded.parts]
         edges = {self._range.start, Address(self._range.end - 1)}
         resting = {a for a, since in self._resting.items() if now < since + self._rest}
         taken = sorted(self.used | resting | edges)

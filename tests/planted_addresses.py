@@ -18,6 +18,7 @@ class Bug:
 
 STORIES = "tests/ipam/test_stories.py"
 RULES = "tests/unit/test_allocator.py"
+PARTS = "tests/unit/test_ipam_parts.py"
 
 ADDRESSES = (
     Bug(
@@ -215,5 +216,33 @@ ADDRESSES = (
         "self.shortened.tell(said.owner, found)",
         "pass",
         "tests/unit/test_ring.py",
+    ),
+    Bug(
+        "an excluded address is given as the next one",
+        "ipam/space.py",
+        "past = excluded.end_of(at)",
+        "past = None",
+        PARTS,
+    ),
+    Bug(
+        "space of which only excluded addresses are left is given away",
+        "ipam/space.py",
+        "[*self._shut(now), *self.excluded.parts]",
+        "self._shut(now)",
+        PARTS,
+    ),
+    Bug(
+        "a freed address is fresh after a restart",
+        "ipam/estate.py",
+        "self.space.rest_freed(self._freed, now)",
+        "pass",
+        RULES,
+    ),
+    Bug(
+        "freed addresses that are remembered no more are lost",
+        "ipam/space.py",
+        "self._is_forgetful = True",
+        "pass",
+        PARTS,
     ),
 )

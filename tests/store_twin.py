@@ -26,6 +26,7 @@ class MemoryStore:
     vote: bytes | None = None
     slices: dict[Address, bytes] = field(default_factory=dict)
     allocations: dict[AllocationKey, Address] = field(default_factory=dict)
+    freed: dict[Address, None] = field(default_factory=dict)
 
     def apply(self, effect: Persist) -> None:
         """One transaction."""
@@ -46,9 +47,13 @@ class MemoryStore:
                     assert key not in self.allocations, "a key stored twice"
                     assert address not in self.allocations.values(), "an address stored twice"
                     self.allocations[key] = address
+                    self.freed.pop(address, None)
                 case DropAllocation(key):
-                    self.allocations.pop(key, None)
+                    gone = self.allocations.pop(key, None)
+                    if gone is not None:
+                        self.freed.pop(gone, None)
+                        self.freed[gone] = None
 
     def stored(self) -> Stored:
         slices = tuple(octets for _, octets in sorted(self.slices.items()))
-        return Stored(self.cluster, self.vote, slices, dict(self.allocations))
+        return Stored(self.cluster, self.vote, slices, dict(self.allocations), tuple(self.freed))

@@ -8,6 +8,8 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from ipam.address import AddressRange
+from ipam.exclusions import Excluded, Exclusion
+from ipam.space import REST
 from mesh.connection.maker import Target
 from mesh.errors import OperatorError
 from mesh.link.lanes import MAX_LANES
@@ -22,6 +24,9 @@ MAX_SOCKET_PATH = 107
 """Octets the kernel takes."""
 
 MAX_SUBNETS = 256
+MAX_REST = 86_400.0
+"""Seconds. What rests is in memory, and none of it can be given."""
+
 MIN_MTU, MAX_MTU = 576, 65000
 
 
@@ -40,6 +45,9 @@ class Config:
     state_dir: Path = Path("/var/lib/weaver")
     run_dir: Path = Path("/run/weaver")
     range: AddressRange = field(default_factory=lambda: AddressRange.parse(DEFAULT_RANGE))
+    rest: float = REST
+    """Seconds for which a freed address is nobody's."""
+    exclusions: tuple[Exclusion, ...] = ()
     mtu: int | None = None
     """Of pods; None: what the underlay carries less what goes around (mesh.link.podmtu)."""
     sleeve_workers: int = 0
@@ -69,6 +77,13 @@ class Config:
         for port in (self.port, self.sleeve_port, self.probe_port):
             if not 0 < port < 65536:
                 raise OperatorError(f"not a port: {port}", "bad-port")
+        if not 0.0 <= self.rest <= MAX_REST:
+            raise OperatorError(f"--ipam-rest is 0 to {MAX_REST:.0f} seconds", "bad-timeout")
+        for one in self.exclusions:
+            if not Excluded(self.range, [one]).parts:
+                raise OperatorError(
+                    f"--ipam-exclude: {one} is not in {self.range}", "bad-exclusion"
+                )
         if self.sleeve_port == self.probe_port:
             raise OperatorError("--sleeve-port and --probe-port are both UDP", "bad-port")
         if not 1 <= self.conn_limit <= 4096:

@@ -200,6 +200,10 @@ def ipam_text(ipam: Json) -> str:
         f"cluster   {ipam['cluster'] or 'none yet: the first need of an address elects it'}",
         f"here      {ipam['used']} used, {ipam['free']} free of {ipam['owned']} owned",
     ]
+    if ipam["excluded"]:
+        used = ipam["excluded_used"]
+        still = f"; in use all the same: {', '.join(used)}" if used else ""
+        lines.append(f"excluded  {', '.join(ipam['excluded'])}{still}")
     if ipam["fault"]:
         lines.append(f"FAULT     {ipam['fault']}")
     if ipam["withheld"]:

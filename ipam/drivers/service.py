@@ -70,8 +70,11 @@ class IpamService:
         assert address is not None
         return address
 
-    async def claim(self, key: AllocationKey, address: Address) -> Address:
-        claimed = await self._ask(lambda n, now: self.allocator.claim(n, key, address, now))
+    async def claim(self, key: AllocationKey, address: Address, *, force: bool = False) -> Address:
+        """``force``: also one that is excluded here."""
+        claimed = await self._ask(
+            lambda n, now: self.allocator.claim(n, key, address, now, force=force)
+        )
         assert claimed is not None
         return claimed
 

@@ -27,7 +27,7 @@ from ipam.effects import (
 )
 from mesh.errors import OperatorError
 
-SCHEMA = 2
+SCHEMA = 3
 _WIDTH = 16
 
 HISTORY = 20_000
@@ -41,6 +41,13 @@ CREATE TABLE history (
 CREATE INDEX history_address ON history (address);
 """
 
+FREED = 65_536
+"""Freed addresses whose order is remembered."""
+
+_FREED = """
+CREATE TABLE freed (number INTEGER PRIMARY KEY AUTOINCREMENT, address BLOB NOT NULL UNIQUE);
+"""
+
 _TABLES = f"""
 BEGIN;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -49,7 +56,7 @@ CREATE TABLE allocation (
     container TEXT NOT NULL, interface TEXT NOT NULL, address BLOB NOT NULL UNIQUE,
     PRIMARY KEY (container, interface)
 ) WITHOUT ROWID;
-{_HISTORY}
+{_HISTORY}{_FREED}
 PRAGMA user_version={SCHEMA};
 COMMIT;
 """
@@ -60,7 +67,17 @@ SELECT at, what, address, container, interface FROM history
 WHERE ?1 IS NULL OR address = ?1 ORDER BY number DESC LIMIT ?2
 """
 
-_MIGRATIONS = {1: f"BEGIN; {_HISTORY} PRAGMA user_version=2; COMMIT;"}
+_LAST_FREED = """
+INSERT INTO freed (address)
+SELECT address FROM history AS one WHERE what = 'freed'
+AND number = (SELECT max(number) FROM history AS other WHERE other.address = one.address)
+ORDER BY number;
+"""
+
+_MIGRATIONS = {
+    1: f"BEGIN; {_HISTORY} PRAGMA user_version=2; COMMIT;",
+    2: f"BEGIN; {_FREED}{_LAST_FREED} PRAGMA user_version=3; COMMIT;",
+}
 """From each schema that ever was to the next, each in one transaction."""
 
 DAMAGE = (sqlite3.DatabaseError, ValueError, TypeError, AttributeError, OverflowError)
@@ -135,7 +152,11 @@ class SqliteStore:
                 "SELECT container, interface, address FROM allocation"
             )
         }
-        return Stored(meta.get("cluster"), meta.get("vote"), slices, allocations)
+        freed = tuple(
+            Address(int.from_bytes(row[0], "big"))
+            for row in db.execute("SELECT address FROM freed ORDER BY number")
+        )
+        return Stored(meta.get("cluster"), meta.get("vote"), slices, allocations, freed)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Make changes durable, all or none. Raises StoreError."""
@@ -171,6 +192,7 @@ class SqliteStore:
                     "INSERT INTO allocation VALUES (?, ?, ?)",
                     (key.container, key.interface, octets),
                 )
+                db.execute("DELETE FROM freed WHERE address = ?", (octets,))
                 self._note("allocated", octets, key)
             case DropAllocation(key):
                 gone = db.execute(
@@ -179,7 +201,15 @@ class SqliteStore:
                     (key.container, key.interface),
                 ).fetchall()
                 for (octets,) in gone:
+                    self._let_rest(octets)
                     self._note("freed", octets, key)
+
+    def _let_rest(self, address: bytes) -> None:
+        """The order in which addresses were freed; by no clock, for it decides who is next."""
+        number = self._db.execute(
+            "INSERT OR REPLACE INTO freed (address) VALUES (?)", (address,)
+        ).lastrowid
+        self._db.execute("DELETE FROM freed WHERE number <= ?", ((number or 0) - FREED,))
 
     def _note(self, what: str, address: bytes, key: AllocationKey) -> None:
         """For the ledger alone: no decision is ever made by the time of day."""

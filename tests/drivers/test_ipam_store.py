@@ -236,11 +236,65 @@ def test_a_file_of_the_first_schema_goes_on(tmp_path: Path) -> None:
     for _ in range(2):
         store = opened(tmp_path)
         assert store.load().allocations == {KEY: 3}
+        assert store.load().freed == ()
         assert store.load().vote == b"v"
         store.close()
     store = opened(tmp_path)
     store.apply((DropAllocation(KEY),))
     assert [(past.what, past.container) for past in store.history()] == [("freed", KEY.container)]
+    store.close()
+
+
+SCHEMA_2 = (
+    SCHEMA_1.replace("PRAGMA user_version=1;", "")
+    + """
+CREATE TABLE history (
+    number INTEGER PRIMARY KEY, at INTEGER NOT NULL, what TEXT NOT NULL,
+    address BLOB NOT NULL, container TEXT NOT NULL, interface TEXT NOT NULL
+);
+CREATE INDEX history_address ON history (address);
+PRAGMA user_version=2;
+"""
+)
+"""As it was written until the order in which addresses were freed was kept."""
+
+
+def test_a_file_of_the_second_schema_knows_what_was_freed_last(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "ipam.db") as db:
+        db.executescript(SCHEMA_2)
+        rows = [("owner", b"us"), ("range", b"10.0.0.0/24")]
+        db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+        past = [(5, "allocated"), (6, "allocated"), (6, "freed"), (7, "allocated")]
+        past += [(5, "freed"), (6, "allocated"), (7, "freed"), (6, "freed"), (7, "allocated")]
+        db.executemany(
+            "INSERT INTO history (at, what, address, container, interface)"
+            " VALUES (1, ?, ?, 'c', 'eth0')",
+            [(what, n.to_bytes(16, "big")) for n, what in past],
+        )
+    db.close()
+    for _ in range(2):
+        store = opened(tmp_path)
+        assert store.load().freed == (5, 6)
+        assert len(store.history()) == len(past)
+        store.close()
+
+
+def test_what_was_freed_is_remembered_in_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R14: until it is given again; and not for ever."""
+    monkeypatch.setattr("ipam.drivers.store.FREED", 3)
+    store, twin = opened(tmp_path), MemoryStore()
+    keys = [AllocationKey(f"c{n}", "eth0") for n in range(6)]
+    changes: list[Change] = [SetAllocation(key, Address(10 + n)) for n, key in enumerate(keys)]
+    changes += [DropAllocation(keys[n]) for n in (4, 1, 3)]
+    changes += [DropAllocation(keys[1]), SetAllocation(keys[3], Address(11))]
+    store.apply(changes)
+    twin.write(changes)
+    assert store.load() == twin.stored()
+    assert store.load().freed == (14, 13)
+    store.apply((DropAllocation(keys[0]), DropAllocation(keys[2])))
+    assert store.load().freed == (13, 10, 12)
     store.close()
 
 

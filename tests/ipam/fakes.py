@@ -77,7 +77,9 @@ class Disk(MemoryStore):
             raise KilledError
 
     def copy(self) -> Disk:
-        return Disk(self.cluster, self.vote, dict(self.slices), dict(self.allocations))
+        return Disk(
+            self.cluster, self.vote, dict(self.slices), dict(self.allocations), dict(self.freed)
+        )
 
 
 def key_of(number: int) -> AllocationKey:

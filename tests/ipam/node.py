@@ -102,6 +102,7 @@ class Node:
             observer=self.observer,
             stored=self.disk.stored(),
             rest=REST,
+            takeover_rest=REST,
         )
         self.batch = Batch(core)
         self.channels: dict[str, Channel] = {RING: core.ring, ELECTION: core.election}

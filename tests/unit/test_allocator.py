@@ -17,6 +17,7 @@ from ipam.effects import (
     SendTo,
     Stored,
 )
+from ipam.exclusions import Excluded, Exclusion, parse_exclusions
 from ipam.messages import MessageKind, decode
 from ipam.requests import PATIENCE
 from ipam.returning import ALONE
@@ -24,15 +25,25 @@ from ipam.slices import Slice, encode_slice, sign_slice
 from mesh.clock import Instant
 from mesh.crypto.identity import Identity
 from mesh.gossip.channel import Item
+from tests.store_twin import MemoryStore
 
 RANGE = AddressRange.parse("10.32.0.0/24")
 ONE, TWO = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2))
 NOW = Instant(1.0)
 
 
-def allocator(identity: Identity, electors: int = 3) -> Allocator:
+def allocator(
+    identity: Identity, electors: int = 3, exclusions: tuple[Exclusion, ...] = ()
+) -> Allocator:
     return Allocator(
-        identity, RANGE, Random(1), entropy_id=b"c" * 16, electors=electors, rest=PATIENCE - 1
+        identity,
+        RANGE,
+        Random(1),
+        entropy_id=b"c" * 16,
+        electors=electors,
+        rest=PATIENCE - 1,
+        takeover_rest=PATIENCE - 1,
+        exclusions=exclusions,
     )
 
 
@@ -241,3 +252,58 @@ def test_what_was_taken_over_rests() -> None:
     assert answers(two.claim(4, key(4), Address(RANGE.start + 9), NOW)) == {
         4: Refused("address-resting")
     }
+
+
+def test_what_is_excluded_is_given_by_force_alone() -> None:
+    """R22: not as the next one, not when asked for; and not given on to others as if it were."""
+    one = allocator(ONE, exclusions=parse_exclusions("10.32.0.1-10.32.0.4,10.32.0.128/25"))
+    saved(one, one.seed(1, (), NOW))
+    first = answers(one.allocate(2, key(2), NOW))[2]
+    assert isinstance(first, Allocated)
+    assert first.address == RANGE.number("10.32.0.5")
+    wanted = RANGE.number("10.32.0.200")
+    assert answers(one.claim(3, key(3), wanted, NOW)) == {3: Refused("address-excluded")}
+    assert answers(one.claim(4, key(3), wanted, NOW, force=True)) == {4: Allocated(wanted)}
+    assert answers(one.claim(5, key(3), wanted, NOW)) == {5: Allocated(wanted)}, "it has it"
+    assert one.space.free_count() == 128 - 1 - 4 - 1
+    one.free(6, key(3), NOW)
+    later = Instant(NOW + 1000)
+    given = [answers(one.allocate(n, key(n), later)).get(n) for n in range(7, 140)]
+    found = [g.address for g in given if isinstance(g, Allocated)]
+    assert len(found) == 122
+    assert all(a is not None and one.space.excluded.end_of(a) is None for a in found)
+
+
+def test_an_excluded_address_of_another_peer_is_asked_for_by_force() -> None:
+    one, two = pair()
+    two.space.excluded = Excluded(RANGE, parse_exclusions("10.32.0.77"))
+    wanted = RANGE.number("10.32.0.77")
+    asked = messages(two.claim(1, key(1), wanted, NOW, force=True), one)
+    told_back = messages(saved(one, one.receive(TWO.name, asked[-1], NOW)), two)
+    effects = saved(two, two.receive(ONE.name, told_back[-1], NOW))
+    assert answers(effects) == {1: Allocated(wanted)}
+
+
+def test_space_of_which_only_what_is_excluded_is_left_is_not_given_away() -> None:
+    """R22: whoever asked would have nothing of it, and would ask for ever."""
+    one = allocator(ONE, exclusions=parse_exclusions("10.32.0.8-10.32.0.255"))
+    saved(one, one.seed(1, (), NOW))
+    for n in range(2, 9):
+        one.allocate(n, key(n), NOW)
+    assert one.space.free_count() == 0
+    assert one.space.spare_block(NOW) is None
+
+
+def test_a_freed_address_rests_over_a_restart() -> None:
+    """R14: the store says that it was freed, and whoever starts lets it rest."""
+    one, disk = allocator(ONE), MemoryStore()
+    effects = one.seed(1, (), NOW) + one.allocate(2, key(2), NOW) + one.free(3, key(2), NOW)
+    for effect in effects:
+        if isinstance(effect, Persist):
+            disk.apply(effect)
+    freed = Address(RANGE.start + 1)
+    assert disk.stored().freed == (freed,)
+    again = Allocator(ONE, RANGE, Random(1), entropy_id=bytes(16), stored=disk.stored(), rest=5)
+    again.start(NOW, company=False)
+    assert answers(again.allocate(1, key(1), NOW)) == {1: Allocated(Address(freed + 1))}
+    assert again.space.rests(freed)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 
 from ipam.address import Address, AddressRange
+from ipam.exclusions import MAX_EXCLUSIONS, Excluded, Exclusion, parse_exclusions
 from ipam.messages import Message, MessageKind, decode
 from ipam.space import Space
 from mesh.clock import Instant
@@ -96,6 +97,92 @@ def test_a_freed_address_rests_and_the_longest_rested_comes_first() -> None:
     assert space.take(Instant(61.5)) == taken[5]
     assert space.take(Instant(61.5)) is None
     assert space.take(Instant(62.0)) == taken[2]
+
+
+def test_what_was_freed_before_a_restart_rests_anew_and_keeps_its_order() -> None:
+    """R14: the store has the order, nobody the time."""
+    space = Space(SMALL, rest=60.0)
+    space.own([(SMALL.start, SMALL.end)])
+    outside = Address(SMALL.end + 1)
+    space.rest_freed([Address(SMALL.start + n) for n in (3, 1)] + [outside], Instant(9.0))
+    fresh = [space.take(Instant(10.0)) for _ in range(12)]
+    assert {a - SMALL.start for a in fresh if a is not None} == {2, *range(4, 15)}
+    assert space.take(Instant(68.0)) is None
+    assert space.take(Instant(69.0)) == SMALL.start + 3
+    assert space.take(Instant(69.0)) == SMALL.start + 1
+    assert space.take(Instant(69.0)) is None
+
+
+def test_no_more_freed_addresses_are_remembered_than_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that are forgotten are found again, behind those that are fresh; none that rests is."""
+    monkeypatch.setattr("ipam.space.MAX_FREED", 3)
+    space = Space(SMALL, rest=5.0)
+    space.own([(SMALL.start, SMALL.end)])
+    taken = [a for a in (space.take(T0) for _ in range(14)) if a is not None]
+    for address in taken[:4]:
+        space.release(address, Instant(1.0))
+    assert len(space._resting) == 4, "none has rested yet"
+    space.release(taken[4], Instant(7.0))
+    assert len(space._resting) == 3
+    assert [space.take(Instant(7.0)) for _ in range(5)] == [*taken[:4], None]
+    assert space.take(Instant(12.0)) == taken[4]
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "10.0.0.9-10.0.0.1", "10.0.0.1-fd00::1", "10.0.0.1/24", "10.0.0.1-", "1-2", "-"]
+)
+def test_bad_exclusions_are_one_clear_error(text: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        parse_exclusions(text)
+    assert caught.value.reason == "bad-exclusion"
+
+
+def test_too_many_exclusions() -> None:
+    many = ",".join(["10.0.0.1"] * (MAX_EXCLUSIONS + 1))
+    with pytest.raises(OperatorError) as caught:
+        parse_exclusions(many)
+    assert caught.value.reason == "bad-exclusion"
+
+
+def test_exclusions_are_joined_and_cut_to_the_range() -> None:
+    text = "9.0.0.0/8, 10.0.0.1-10.0.0.3,10.0.0.4,,10.0.0.2-10.0.0.3,10.0.0.14/31,fd00::1"
+    excluded = Excluded(SMALL, parse_exclusions(text))
+    assert excluded.texts() == ["10.0.0.1-10.0.0.4", "10.0.0.14-10.0.0.15"]
+    inside = [n for n in range(16) if excluded.end_of(SMALL.start + n) is not None]
+    assert inside == [1, 2, 3, 4, 14, 15]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=4),
+    st.lists(st.integers(0, 15), max_size=2, unique=True),
+    st.lists(st.booleans(), min_size=1, max_size=40),
+)
+def test_what_is_excluded_is_never_taken_nor_given_away(
+    pairs: list[tuple[int, int]], cuts: list[int], steps: list[bool]
+) -> None:
+    """R22, with everything that is not excluded given in the end, and counted right before."""
+    parts = [Exclusion(4, Address(SMALL.start + a), Address(SMALL.start + b)) for a, b in pairs]
+    shut = {at for p in parts for at in range(p.start, p.end)}
+    space = Space(SMALL, rest=0.0, excluded=Excluded(SMALL, [p for p in parts if p.start < p.end]))
+    edges = [SMALL.start, *(Address(SMALL.start + c) for c in sorted(cuts)), SMALL.end]
+    space.own([(a, Address(b)) for a, b in pairwise(edges) if a < b])
+    usable = set(range(SMALL.start + 1, SMALL.end - 1)) - shut
+    held: list[Address] = []
+    for takes in steps:
+        assert space.free_count() == len(usable) - len(held)
+        block = space.spare_block(T0)
+        assert (block is None) == (len(held) == len(usable))
+        assert block is None or not shut & set(range(*block))
+        if takes or not held:
+            address = space.take(T0)
+            assert (address is None) == (len(held) == len(usable))
+            if address is not None:
+                assert address in usable
+                held.append(address)
+        else:
+            space.release(held.pop(), T0)
 
 
 def test_a_donation_is_at_most_half_of_what_is_free() -> None:

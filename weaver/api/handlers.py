@@ -159,7 +159,10 @@ class Handlers:
         return await self._facade.ipam_allocate(body["container"], _interface(body))
 
     async def ipam_claim(self, body: Body) -> Any:  # noqa: ANN401
-        return await self._facade.ipam_claim(body["container"], _interface(body), body["address"])
+        force = bool(body.get("force"))
+        return await self._facade.ipam_claim(
+            body["container"], _interface(body), body["address"], force=force
+        )
 
     async def ipam_free(self, body: Body) -> Any:  # noqa: ANN401
         return await self._facade.ipam_free(body["container"], _interface(body))

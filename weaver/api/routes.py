@@ -91,7 +91,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/ipam/claim",
         "ipam_claim",
         "This address for a key",
-        (*_KEY, ("address", "string", True)),
+        (*_KEY, ("address", "string", True), ("force", "boolean", False)),
     ),
     Route("POST", "/v1/ipam/free", "ipam_free", "Free a key's address", _KEY),
     Route(

@@ -14,6 +14,7 @@ from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from ipam.address import Address, AddressRange
+from ipam.exclusions import parse_exclusions
 from mesh.connection.maker import Target
 from mesh.drivers.listen import listening_socket
 from mesh.errors import OperatorError
@@ -49,6 +50,8 @@ def config_of(args: argparse.Namespace) -> Config:
         state_dir=Path(args.state_dir),
         run_dir=Path(args.run_dir),
         range=AddressRange.parse(args.range),
+        rest=args.ipam_rest,
+        exclusions=parse_exclusions(args.ipam_exclude),
         mtu=args.mtu,
         sleeve_workers=args.sleeve_workers,
         conn_limit=args.conn_limit,

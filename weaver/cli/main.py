@@ -104,9 +104,9 @@ def _ipam_verb(args: argparse.Namespace, client: Client) -> int:
             done = client.post("/v1/ipam/resolve", address=args.address)
             return _print(args, done, lambda d: f"{d['address']} is disputed no more\n")
         case verb:
-            body = {"container": args.container, "interface": args.interface}
+            body: dict[str, Any] = {"container": args.container, "interface": args.interface}
             if verb == "claim":
-                body["address"] = args.address
+                body |= {"address": args.address, "force": args.force}
             done = client.post(f"/v1/ipam/{verb}", **body)
             return _print(args, done, lambda d: f"{d['address'] or 'none'}\n")
 

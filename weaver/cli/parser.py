@@ -109,6 +109,19 @@ def _launch(commands: Any) -> None:  # noqa: ANN401
     launch.add_argument("--state-dir", default="/var/lib/weaver")
     launch.add_argument("--run-dir", default="/run/weaver", help="of the sockets")
     launch.add_argument("--range", default="10.32.0.0/12", help="addresses of pods")
+    launch.add_argument(
+        "--ipam-rest",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="for which a freed address is given to nobody (60)",
+    )
+    launch.add_argument(
+        "--ipam-exclude",
+        default="",
+        metavar="ADDRESSES",
+        help="of the range, never given out: A, A/PREFIX or A-B, with commas between",
+    )
     launch.add_argument("--mtu", type=int, help="of pods (found by itself from the underlay's)")
     launch.add_argument(
         "--sleeve-workers",
@@ -183,6 +196,7 @@ def _ipam(commands: Any) -> None:  # noqa: ANN401
         verb.add_argument("container")
         if name == "claim":
             verb.add_argument("address")
+            verb.add_argument("--force", action="store_true", help="also one that is excluded")
         verb.add_argument("--interface", default="ethwe")
     reclaim = _reader(verbs, "reclaim", "take over the space of a peer that is gone for good")
     reclaim.add_argument("peer", help="its name or nickname")

@@ -227,6 +227,8 @@ class Daemon:
                 electors=electors,
                 observer=config.observer,
                 stored=self._store.load(),
+                rest=config.rest,
+                exclusions=config.exclusions,
             )
         except MalformedMessageError as err:
             raise explained(self._store.path, err) from err

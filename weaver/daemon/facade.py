@@ -141,6 +141,10 @@ class Facade:
             "owned": space.size,
             "used": len(allocator.allocations),
             "free": space.free_count() if ring.is_seeded else 0,
+            "rest": allocator.rest,
+            "resting": space.resting_count,
+            "excluded": space.excluded.texts(),
+            "excluded_used": [allocator.range.text(a) for a in space.excluded_used()],
             "slices": len(ring.slices),
             "gaps": [[allocator.range.text(a), allocator.range.text(b)] for a, b in ring.gaps()],
             "pending": allocator.pending_count,
@@ -299,10 +303,12 @@ class Facade:
         address = await self.daemon.ipam.allocate(AllocationKey(container, interface))
         return self._address(address)
 
-    async def ipam_claim(self, container: str, interface: str, address: str) -> Json:
+    async def ipam_claim(
+        self, container: str, interface: str, address: str, *, force: bool
+    ) -> Json:
         number = self.daemon.config.range.number(address)
         key = AllocationKey(container, interface)
-        return self._address(await self.daemon.ipam.claim(key, number))
+        return self._address(await self.daemon.ipam.claim(key, number, force=force))
 
     async def ipam_free(self, container: str, interface: str) -> Json:
         key = AllocationKey(container, interface)

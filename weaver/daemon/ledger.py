@@ -74,6 +74,8 @@ class Ledger:
             return "nobody's"
         if piece.owner != allocator.us:
             return "another's"
+        if space.excluded.end_of(address) is not None:
+            return "excluded"
         return "resting" if space.rests(address) else "free"
 
     def past(self, limit: int) -> Json:
@@ -99,6 +101,10 @@ class Ledger:
             key = allocator.holder_of(address)
             why = "in use here, in another's space" + (f": {key.container}" if key else "")
             find("astray", text(address), why)
+        for address in allocator.space.excluded_used():
+            key = allocator.holder_of(address)
+            why = "excluded, and in use here" + (f": {key.container}" if key else "")
+            find("excluded-in-use", text(address), why)
         for peer, share in sorted(ring.shares().items()):
             if not self._is_there(peer):
                 find("unreachable", self._nickname(peer), f"{share} addresses out of reach")
