@@ -18,6 +18,7 @@ class Bug:
 
 STORIES = "tests/ipam/test_stories.py"
 RULES = "tests/unit/test_allocator.py"
+LEAKS = "tests/unit/test_leaks.py"
 PARTS = "tests/unit/test_ipam_parts.py"
 
 ADDRESSES = (
@@ -244,5 +245,33 @@ ADDRESSES = (
         "self._is_forgetful = True",
         "pass",
         PARTS,
+    ),
+    Bug(
+        "what leaks is given up at the first look",
+        "weaver/daemon/leaks.py",
+        "if now >= since + self._apart]",
+        "if True]",
+        LEAKS,
+    ),
+    Bug(
+        "another row under the key of one that was suspected is given up with it",
+        "weaver/daemon/leaks.py",
+        "since if held == suspect else now",
+        "since",
+        LEAKS,
+    ),
+    Bug(
+        "what came back after the second look is taken down",
+        "weaver/daemon/attach.py",
+        "if not await still():",
+        "if False:",
+        LEAKS,
+    ),
+    Bug(
+        "a look that failed counts as the first",
+        "weaver/daemon/leaks.py",
+        "self._looks.forget()",
+        "pass",
+        LEAKS,
     ),
 )

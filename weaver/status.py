@@ -256,6 +256,16 @@ def check_text(check: Json) -> str:
     return whole + table(("WHAT", "WHERE", "WHY"), rows)
 
 
+def collected_text(done: Json) -> str:
+    rows = [
+        (what, row["container"], row["interface"], " ".join(row["addresses"]), row["reason"])
+        for what in ("collected", "suspected")
+        for row in done[what]
+    ]
+    head = ("", "CONTAINER", "INTERFACE", "ADDRESS", "REASON")
+    return table(head, rows) if rows else "nothing leaks\n"
+
+
 def _moment(at: int) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

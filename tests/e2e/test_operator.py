@@ -107,6 +107,36 @@ def test_an_address_in_use_is_not_freed(lab: Lab, site: Site) -> None:
     assert weaver(site, "hide").stdout == "was not exposed\n"
 
 
+def test_a_pod_that_nobody_detaches_is_collected(site: Site) -> None:
+    """docs/ipam.md R23, with the kernel's own word for it; what lives stays."""
+    names = ["optest-dead", "optest-alive"]
+    for name in names:
+        subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        for name in names:
+            assert said(site, "attach", name, f"/run/netns/{name}") == (0, "")
+        assert said(site, "ipam", "allocate", "by-hand") == (0, "")
+        subprocess.run(["ip", "netns", "del", names.pop(0)], check=True)
+        looked = json.loads(weaver(site, "ipam", "collect", "--dry-run", "--json").stdout)
+        assert [row["container"] for row in looked["suspected"]] == ["optest-dead"]
+        check = weaver(site, "ipam", "check")
+        assert check.returncode == 1
+        assert "optest-dead ethwe: pod-gone" in check.stdout
+        done = json.loads(weaver(site, "ipam", "collect", "--json").stdout)
+        assert [row["reason"] for row in done["collected"]] == ["pod-gone"]
+        held = {
+            row["container"] for row in json.loads(weaver(site, "ipam", "list", "--json").stdout)
+        }
+        assert {"optest-alive", "by-hand"} <= held
+        assert "optest-dead" not in held
+        assert "leak" not in weaver(site, "ipam", "check").stdout
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+    assert said(site, "detach", "optest-alive") == (0, "")
+    assert said(site, "ipam", "free", "by-hand") == (0, "")
+
+
 def test_a_bound_that_changes_while_the_pod_runs(lab: Lab, site: Site) -> None:
     pod = lab.plan().hosts[0].pods[0]
 

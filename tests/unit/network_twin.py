@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from ipam.address import Address, AddressRange
@@ -67,6 +67,10 @@ class NetworkTwin:
         for host in hosts:
             self._delete(host)
 
+    async def present(self, hosts: Collection[str]) -> frozenset[str]:
+        self.before("present")
+        return frozenset(host for host in hosts if host in self.pairs)
+
     async def adopt(self, hosts: Sequence[str], hairpins: Sequence[str] = ()) -> frozenset[str]:
         self.before("adopt")
         there = frozenset(host for host in hosts if host in self.pairs)
@@ -122,7 +126,7 @@ class IpamTwin:
             self.held[key] = Address(next(free))
         return self.held[key]
 
-    async def claim(self, key: AllocationKey, address: Address) -> Address:
+    async def claim(self, key: AllocationKey, address: Address, *, force: bool = False) -> Address:
         await self._before()
         if any(a == address and k != key for k, a in self.held.items()):
             raise OperatorError("taken", "address-in-use")

@@ -11,6 +11,7 @@ from ipam.effects import AllocationKey
 from mesh.clock import Instant
 from mesh.crypto.identity import Identity
 from mesh.names import PeerName
+from weaver.daemon.leaks import Suspect
 from weaver.daemon.ledger import Ledger
 from weaver.status import check_text, history_text, who_text
 
@@ -83,3 +84,19 @@ def test_what_is_wrong_is_found() -> None:
     found = {f["what"]: f for f in ledger(one).check()["findings"]}
     assert set(found) == {"gap", "withheld"}
     assert "cloned-identity" in check_text(ledger(one).check())
+
+
+def test_what_the_last_look_suspected_is_a_finding() -> None:
+    """R23"""
+    one = seeded()
+    suspect = Suspect(("web", "eth0"), "pod-gone", ("10.32.0.1/24",), 1)
+    book = Ledger(
+        one,
+        nickname=str,
+        reachable=tuple,
+        history=lambda _address, _limit: [],
+        leaks=lambda: [suspect],
+    )
+    (found,) = book.check()["findings"]
+    assert (found["what"], found["where"]) == ("leak", "10.32.0.1/24")
+    assert "web eth0: pod-gone" in check_text(book.check())

@@ -167,6 +167,9 @@ class Handlers:
     async def ipam_free(self, body: Body) -> Any:  # noqa: ANN401
         return await self._facade.ipam_free(body["container"], _interface(body))
 
+    async def ipam_collect(self, body: Body) -> Any:  # noqa: ANN401
+        return await self._facade.ipam_collect(bool(body.get("dry_run")))
+
     async def ipam_reclaim(self, body: Body) -> Any:  # noqa: ANN401
         return await self._facade.ipam_reclaim(body["peer"], bool(body.get("force")))
 

@@ -96,6 +96,13 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/ipam/free", "ipam_free", "Free a key's address", _KEY),
     Route(
         "POST",
+        "/v1/ipam/collect",
+        "ipam_collect",
+        "Give up what nobody gives back, after two looks at it",
+        (("dry_run", "boolean", False),),
+    ),
+    Route(
+        "POST",
         "/v1/ipam/reclaim",
         "ipam_reclaim",
         "Take over the space of a peer that is gone for good",

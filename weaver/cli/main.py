@@ -100,6 +100,9 @@ def _ipam_verb(args: argparse.Namespace, client: Client) -> int:
         case "reclaim":
             done = client.post("/v1/ipam/reclaim", peer=args.peer, force=args.force)
             return _print(args, done, lambda d: f"took over {d['peer']}: {d['owned']} owned now\n")
+        case "collect":
+            done = client.post("/v1/ipam/collect", dry_run=args.dry_run)
+            return _print(args, done, s.collected_text)
         case "resolve":
             done = client.post("/v1/ipam/resolve", address=args.address)
             return _print(args, done, lambda d: f"{d['address']} is disputed no more\n")

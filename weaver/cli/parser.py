@@ -198,6 +198,8 @@ def _ipam(commands: Any) -> None:  # noqa: ANN401
             verb.add_argument("address")
             verb.add_argument("--force", action="store_true", help="also one that is excluded")
         verb.add_argument("--interface", default="ethwe")
+    collect = _reader(verbs, "collect", "free what no container has any more (two looks, 10 s)")
+    collect.add_argument("--dry-run", action="store_true", help="look, and free nothing")
     reclaim = _reader(verbs, "reclaim", "take over the space of a peer that is gone for good")
     reclaim.add_argument("peer", help="its name or nickname")
     reclaim.add_argument(

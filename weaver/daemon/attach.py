@@ -10,19 +10,17 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
-from hashlib import sha256
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 from ipam.address import Address, AddressRange
 from ipam.effects import AllocationKey
 from mesh.errors import OperatorError
-from weaver.config import MAX_MTU, MIN_MTU
+from weaver.daemon.attach_request import AttachRequest, check_request, host_name
 from weaver.daemon.attach_store import Attachment, AttachmentStore, Key
 from weaver.daemon.keyed_lock import KeyedLock
-from weaver.daemon.network import BRIDGE, UNBOUND, NetworkPort, Route, Shape
+from weaver.daemon.network import BRIDGE, NetworkPort, Shape
 
 __all__ = [
     "BRIDGE",
@@ -37,6 +35,11 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+BY_HAND = "weave:hand"
+"""The network of addresses that an operator asked for; no name that a configuration may have."""
+
 EXPOSED = AllocationKey("weave:expose", BRIDGE)
 """The key of the bridge's own address."""
 
@@ -49,59 +52,23 @@ class IpamPort(Protocol):
     """What attaching needs of the allocator. Methods raise OperatorError."""
 
     async def allocate(self, key: AllocationKey) -> Address: ...
-    async def claim(self, key: AllocationKey, address: Address) -> Address: ...
+    async def claim(
+        self, key: AllocationKey, address: Address, *, force: bool = False
+    ) -> Address: ...
     async def free(self, key: AllocationKey) -> Address | None: ...
     def holds(self, key: AllocationKey) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class AttachRequest:
-    """``netns`` empty: the pod's end stays here, for a runtime that takes it; it names a ``mac``.
-
-    ``addresses`` given (CIDR) come from another allocator; otherwise ours gives one, or claims
-    ``address``.
-
-    ``exclusive``: refuse what is attached already instead of answering the same again.
-    """
-
-    container: str
-    ifname: str
-    netns: str
-    address: str | None = None
-    mac: str | None = None
-    mtu: int | None = None
-    addresses: tuple[str, ...] | None = None
-    gateway: str | None = None
-    routes: tuple[Route, ...] = ()
-    exclusive: bool = False
-    network: str = ""
-    hairpin: bool = False
-    masquerade: bool = True
-    shape: Shape = UNBOUND
-
-    @property
-    def key(self) -> Key:
-        return self.container, self.ifname
-
-
-_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
-_IFNAME = re.compile(r"[^/:\s]{1,15}")
-
-
-def check_request(request: AttachRequest) -> None:
-    """What the kernel would refuse with a number only. Raises OperatorError "bad-request"."""
-    ifname, mac, mtu = request.ifname, request.mac, request.mtu
-    if not _IFNAME.fullmatch(ifname) or ifname in (".", "..") or len(ifname.encode()) > 15:
-        raise OperatorError(f"{ifname!r} cannot name an interface", "bad-request")
-    if mac is not None and (not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1):
-        raise OperatorError(f"{mac!r} is not one interface's MAC address", "bad-request")
-    if mtu is not None and not MIN_MTU <= mtu <= MAX_MTU:
-        raise OperatorError(f"an MTU is {MIN_MTU} to {MAX_MTU}, not {mtu}", "bad-request")
-
-
-def host_name(container: str, ifname: str) -> str:
-    """The host end's name: 15 octets at most, the same every time for one attachment."""
-    return "vw" + sha256(f"{container}\0{ifname}".encode()).hexdigest()[:13]
+async def try_all(keys: Iterable[T], action: Callable[[T], Awaitable[None]]) -> None:
+    """Give up one after another, all of them; the first failure is raised at the end."""
+    failures: list[OperatorError] = []
+    for key in keys:
+        try:
+            await action(key)
+        except OperatorError as err:
+            failures.append(err)
+    if failures:
+        raise failures[0]
 
 
 class Attacher:
@@ -119,6 +86,7 @@ class Attacher:
         self._ipam, self._network, self._store = ipam, network, store
         self._range, self.mtu = range, mtu
         self._rows = store.load()
+        self._leases = store.leases()
         self._locks = KeyedLock()
         self.exposed: str | None = None
 
@@ -130,6 +98,21 @@ class Attacher:
         if key == EXPOSED:
             return self.exposed is not None
         return (key.container, key.interface) in self._rows
+
+    def rows(self) -> builtins.list[Attachment]:
+        """All of them, those that are not ready too."""
+        return [*self._rows.values()]
+
+    def row(self, key: Key) -> Attachment | None:
+        return self._rows.get(key)
+
+    def leases(self) -> set[Key]:
+        """Keys of addresses that somebody else has: other plugins' interfaces, operators."""
+        return set(self._leases)
+
+    def is_busy(self, key: Key) -> bool:
+        """Whether it is being attached or detached just now."""
+        return key in self._locks
 
     def get(self, container: str, ifname: str) -> Attachment | None:
         row = self._rows.get((container, ifname))
@@ -222,14 +205,28 @@ class Attacher:
                     "not detached", extra={"container": key[0], "reason": "another-namespace"}
                 )
                 return False
-            await self._network.delete([host_name(*key)])
-            await self._ipam.free(AllocationKey(*key))
-            self._forget(key)
-            if row is not None and not row.masquerade:
-                await self.mend_rules()  # whoever has its address next is not to inherit that
-            if row is not None and row.ready:
-                self._note("pod detached", row)
+            await self._take_down(key)
         return row is not None
+
+    async def _take_down(self, key: Key) -> None:
+        row = self._rows.get(key)
+        await self._network.delete([host_name(*key)])
+        await self._ipam.free(AllocationKey(*key))
+        self._forget(key)
+        self._drop_lease(key)
+        if row is not None and not row.masquerade:
+            await self.mend_rules()  # whoever has its address next is not to inherit that
+        if row is not None and row.ready:
+            self._note("pod detached", row)
+
+    async def give_up(self, key: Key, still: Callable[[], Awaitable[bool]]) -> bool:
+        """Take down what nobody will, if ``still`` says so while nobody else works on it; whether
+        it did. Raises OperatorError."""
+        async with self._locks.held(key):
+            if not await still():
+                return False
+            await self._take_down(key)
+            return True
 
     async def shape(self, container: str, ifname: str | None, shape: Shape) -> int:
         """Bound what a pod's interface carries (all of them without a name) from now on; how many
@@ -295,25 +292,38 @@ class Attacher:
     # ---- addresses for other plugins' interfaces
 
     async def allocate(
-        self, container: str, ifname: str, address: str | None = None, network: str = ""
+        self,
+        container: str,
+        ifname: str,
+        address: str | None = None,
+        network: str = "",
+        *,
+        force: bool = False,
     ) -> str:
-        """An address for an interface that somebody else makes, with its prefix."""
+        """An address for an interface that somebody else makes, with its prefix. ``force``: also
+        one that is excluded."""
         key = container, ifname
         async with self._locks.held(key):
-            self._store.put_lease(key, network)
+            is_new = key not in self._leases
+            if is_new and key not in self._rows:
+                self._put_lease(key, network)
             try:
-                return await self._address(key, address)
+                return await self._address(key, address, force=force)
             except BaseException:
-                self._store.drop_lease(key)
+                if is_new:
+                    self._drop_lease(key)
                 raise
 
-    async def release(self, container: str, ifname: str) -> None:
-        """Give it back; an address that one of our own interfaces has is not touched."""
+    async def release(self, container: str, ifname: str) -> Address | None:
+        """Give it back, and say which it was; an address that one of our own interfaces has is not
+        touched."""
         key = container, ifname
         async with self._locks.held(key):
+            address = None
             if key not in self._rows:
-                await self._ipam.free(AllocationKey(*key))
-            self._store.drop_lease(key)
+                address = await self._ipam.free(AllocationKey(*key))
+            self._drop_lease(key)
+            return address
 
     def has_address(self, container: str, ifname: str) -> bool:
         """Whether the key has an address, attached or not."""
@@ -324,29 +334,24 @@ class Attacher:
 
         Everything is tried; the first failure is raised at the end.
         """
+
+        async def give_up(key: Key) -> None:
+            await (self.release(*key) if leases else self._detach(key))
+
         if leases:
-            keys = [key for key, of in self._store.leases().items() if of == network]
+            keys = [key for key, of in self._leases.items() if of == network]
         else:
             keys = [key for key, row in self._rows.items() if row.network == network]
-        failures: builtins.list[OperatorError] = []
-        for key in keys:
-            if key in valid:
-                continue
-            try:
-                await (self.release(*key) if leases else self._detach(key))
-            except OperatorError as err:
-                failures.append(err)
-        if failures:
-            raise failures[0]
+        await try_all([key for key in keys if key not in valid], give_up)
 
-    async def _address(self, key: Key, address: str | None) -> str:
+    async def _address(self, key: Key, address: str | None, *, force: bool = False) -> str:
         wanted = AllocationKey(*key)
         try:
             async with asyncio.timeout(ADDRESS_TIMEOUT):
                 if address is None:
                     return self._range.cidr(await self._ipam.allocate(wanted))
                 number = self._range.number(address)
-                return self._range.cidr(await self._ipam.claim(wanted, number))
+                return self._range.cidr(await self._ipam.claim(wanted, number, force=force))
         except TimeoutError as err:
             raise OperatorError("no address was to be had in time", "ipam-timeout") from err
 
@@ -429,6 +434,15 @@ class Attacher:
     def _remember(self, row: Attachment) -> None:
         self._store.put(row)
         self._rows[row.key] = row
+
+    def _put_lease(self, key: Key, network: str) -> None:
+        self._store.put_lease(key, network)
+        self._leases[key] = network
+
+    def _drop_lease(self, key: Key) -> None:
+        if key in self._leases:
+            self._store.drop_lease(key)
+            del self._leases[key]
 
     def _forget(self, key: Key) -> None:
         if key in self._rows:

@@ -55,9 +55,11 @@ from mesh.wire.worker import ToWorker
 from weaver import __version__
 from weaver.config import Config
 from weaver.daemon.attach import Attacher, Attachment, AttachmentStore
+from weaver.daemon.attach_store import Key
 from weaver.daemon.devices import TAP, Devices
 from weaver.daemon.events import EventLog
 from weaver.daemon.fastpath import open_fastpath, remove_fastpath
+from weaver.daemon.leaks import Leaks
 from weaver.daemon.network import Network
 from weaver.daemon.podmtu import PodMtu
 from weaver.daemon.state import StateDir
@@ -143,6 +145,7 @@ class Daemon:
             self.pod_mtu.value,
             note=self._note_pod,
         )
+        self.leaks = Leaks(self.attacher, self.network, self._addresses, self.clock)
         self.ipam.start(company=bool(config.peers or self.state.targets))
         try:
             await self.mesh.start(self._listening)
@@ -164,6 +167,7 @@ class Daemon:
         self._supervisor.spawn(self._watch_clone(), "clone")
         resizing = self.pod_mtu.watch(self._neighbour_hosts, self.mesh.set_mtu, self._resize)
         self._supervisor.spawn(resizing, "MTU of pods")
+        self._supervisor.spawn(self.leaks.run(), "leaks")
         self.ready = True
         self._note("ready", peer=self.identity.name, nickname=config.nickname)
 
@@ -388,6 +392,14 @@ class Daemon:
     def nickname(self, peer: PeerName) -> str:
         record = self.router.topology.records.get(peer)
         return record.nickname if record is not None else str(peer)
+
+    def _addresses(self) -> dict[Key, tuple[int, str]]:
+        """Of every key that has one."""
+        allocator = self.ipam.allocator
+        return {
+            (key.container, key.interface): (address, allocator.range.cidr(address))
+            for key, address in allocator.allocations.items()
+        }
 
     def past(self, address: Address | None, limit: int) -> list[Past]:
         """What became of an address, or of all, the newest first."""

@@ -7,13 +7,12 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
-from ipam.address import Address
 from ipam.effects import AllocationKey
 from mesh.connection.maker import DEFAULT_PORT, Target
 from mesh.errors import OperatorError
 from mesh.names import PeerName
 from weaver import __version__
-from weaver.daemon.attach import Attachment, AttachRequest, check_request
+from weaver.daemon.attach import BY_HAND, Attachment, AttachRequest, check_request
 from weaver.daemon.daemon import HANDOVER_TIMEOUT, Daemon
 from weaver.daemon.ledger import Ledger
 from weaver.daemon.network import MAX_RATE, MIN_RATE, Shape
@@ -35,6 +34,7 @@ class Facade:
             nickname=daemon.nickname,
             reachable=lambda: daemon.router.reachable,
             history=daemon.past,
+            leaks=lambda: daemon.leaks.suspects,
         )
 
     # ---- reading
@@ -146,6 +146,7 @@ class Facade:
             "excluded": space.excluded.texts(),
             "excluded_used": [allocator.range.text(a) for a in space.excluded_used()],
             "slices": len(ring.slices),
+            "suspected": [s.row for s in self.daemon.leaks.suspects],
             "gaps": [[allocator.range.text(a), allocator.range.text(b)] for a, b in ring.gaps()],
             "pending": allocator.pending_count,
             "fault": self.daemon.ipam.fault,
@@ -300,15 +301,16 @@ class Facade:
         return {"address": address}
 
     async def ipam_allocate(self, container: str, interface: str) -> Json:
-        address = await self.daemon.ipam.allocate(AllocationKey(container, interface))
-        return self._address(address)
+        cidr = await self.daemon.attacher.allocate(container, interface, None, BY_HAND)
+        return {"address": cidr}
 
     async def ipam_claim(
         self, container: str, interface: str, address: str, *, force: bool
     ) -> Json:
-        number = self.daemon.config.range.number(address)
-        key = AllocationKey(container, interface)
-        return self._address(await self.daemon.ipam.claim(key, number, force=force))
+        cidr = await self.daemon.attacher.allocate(
+            container, interface, address, BY_HAND, force=force
+        )
+        return {"address": cidr}
 
     async def ipam_free(self, container: str, interface: str) -> Json:
         key = AllocationKey(container, interface)
@@ -317,7 +319,7 @@ class Facade:
             raise OperatorError(
                 f"{container} is using it; `weaver detach` or `weaver hide` gives it back", "in-use"
             )
-        address = await self.daemon.ipam.free(key)
+        address = await self.daemon.attacher.release(container, interface)
         return {"address": None if address is None else self.daemon.config.range.text(address)}
 
     async def ipam_reclaim(self, peer: str, force: bool) -> Json:
@@ -329,6 +331,10 @@ class Facade:
         number = self.daemon.config.range.number(address)
         await self.daemon.ipam.resolve(number)
         return {"address": self.daemon.config.range.text(number)}
+
+    async def ipam_collect(self, dry_run: bool) -> Json:
+        given, left = await self.daemon.leaks.collect(dry_run=dry_run)
+        return {"collected": [s.row for s in given], "suspected": [s.row for s in left]}
 
     def stop(self) -> Json:
         self.daemon.stopping.set()
@@ -363,9 +369,6 @@ class Facade:
     def _usable(self) -> None:
         if (reason := self.not_ready()) is not None:
             raise OperatorError(f"not ready: {reason}", reason)
-
-    def _address(self, address: Address) -> Json:
-        return {"address": self.daemon.config.range.cidr(address)}
 
     @staticmethod
     def _targets(peers: list[str]) -> tuple[Target, ...]:

@@ -14,6 +14,9 @@ class KeyedLock:
     def __len__(self) -> int:
         return len(self._locks)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._locks
+
     @asynccontextmanager
     async def held(self, key: Hashable) -> AsyncIterator[None]:
         """Be the only one to work on ``key``; the others come in the order they asked."""

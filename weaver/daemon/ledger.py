@@ -12,6 +12,7 @@ from ipam.address import Address
 from ipam.allocator import Allocator
 from ipam.drivers.store import Past
 from mesh.names import PeerName
+from weaver.daemon.leaks import Suspect
 
 Json = Any
 
@@ -29,9 +30,10 @@ class Ledger:
         nickname: Callable[[PeerName], str],
         reachable: Callable[[], Collection[PeerName]],
         history: Callable[[Address | None, int], list[Past]],
+        leaks: Callable[[], Collection[Suspect]] = tuple,
     ) -> None:
         self._allocator, self._history = allocator, history
-        self._nickname, self._reachable = nickname, reachable
+        self._nickname, self._reachable, self._leaks = nickname, reachable, leaks
 
     def who(self, address: Address) -> Json:
         """Whose it is, who has it, since when, and who had it before, as far as this host knows."""
@@ -105,6 +107,9 @@ class Ledger:
             key = allocator.holder_of(address)
             why = "excluded, and in use here" + (f": {key.container}" if key else "")
             find("excluded-in-use", text(address), why)
+        for suspect in self._leaks():
+            why = f"{suspect.key[0]} {suspect.key[1]}: {suspect.why}"
+            find("leak", " ".join(suspect.addresses), why)
         for peer, share in sorted(ring.shares().items()):
             if not self._is_there(peer):
                 find("unreachable", self._nickname(peer), f"{share} addresses out of reach")

@@ -317,6 +317,10 @@ def adopt(nl: Netlink, r: Request) -> Answer:
     return {"there": there}
 
 
+def present(nl: Netlink, r: Request) -> Answer:
+    return {"there": [name for name in r["names"] if nl.link(name) is not None]}
+
+
 def delete(nl: Netlink, r: Request) -> Answer:
     return {"deleted": [name for name in r["names"] if nl.delete(name)]}
 
@@ -357,6 +361,7 @@ COMMANDS: dict[str, Callable[[Netlink, Request], Answer]] = {
         resize,
         ports,
         setup,
+        present,
         adopt,
         delete,
         expose,

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -95,6 +95,9 @@ class NetworkPort(Protocol):
     async def delete(self, hosts: Sequence[str]) -> None:
         """Delete those host ends that there are."""
 
+    async def present(self, hosts: Collection[str]) -> frozenset[str]:
+        """Which of those host ends there are; nothing is touched."""
+
     async def adopt(self, hosts: Sequence[str], hairpins: Sequence[str] = ()) -> frozenset[str]:
         """Put those host ends that live back on the bridge; which they are. ``hairpins``: those
         of them that hear themselves."""
@@ -144,6 +147,9 @@ class Network:
 
     async def delete(self, hosts: Sequence[str]) -> None:
         await self.do("delete", names=list(hosts))
+
+    async def present(self, hosts: Collection[str]) -> frozenset[str]:
+        return frozenset((await self.do("present", names=list(hosts)))["there"])
 
     async def adopt(self, hosts: Sequence[str], hairpins: Sequence[str] = ()) -> frozenset[str]:
         wanted = {"names": list(hosts), "hairpins": list(hairpins)}
