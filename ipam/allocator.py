@@ -126,6 +126,11 @@ class Allocator(Core):
         effects = [*self._gained(changed, now), Answer(request, Allocated(None))]
         return self._armed(effects, now)
 
+    def survey(self, request: int, now: Instant) -> list[AllocatorEffect]:
+        """Ask every peer in reach how it is with its addresses; answered in three seconds."""
+        own = {self.us: self.report()}
+        return self._armed(self._survey.begin(request, self._reachable, own, now), now)
+
     def leave(self, now: Instant) -> list[AllocatorEffect]:
         """Hand all our space to another peer, which must say that it is durable there."""
         effects: list[AllocatorEffect] = []

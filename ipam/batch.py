@@ -12,7 +12,7 @@ until then is durable, and no digest shows what is not.
 from __future__ import annotations
 
 from ipam.allocator import Allocator
-from ipam.effects import AllocatorEffect, Answer, Change, Persist, Refused
+from ipam.effects import Allocated, AllocatorEffect, Answer, Change, Persist, Refused
 from mesh.effects import Arm
 
 
@@ -51,8 +51,8 @@ class Batch:
         kept: list[AllocatorEffect] = []
         for effect in effects:
             if isinstance(effect, Answer):
-                refused = isinstance(effect.result, Refused)
-                kept.append(effect if refused else Answer(effect.request, Refused(reason)))
+                gives = isinstance(effect.result, Allocated)
+                kept.append(effect if not gives else Answer(effect.request, Refused(reason)))
             elif isinstance(effect, Arm):
                 kept.append(effect)
         return kept

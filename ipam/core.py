@@ -34,12 +34,14 @@ from ipam.estate import Estate
 from ipam.exclusions import Excluded, Exclusion
 from ipam.handover import Handover
 from ipam.messages import Message, MessageKind, decode
+from ipam.report import Report
 from ipam.requests import LOOK_AGAIN, MAX_PENDING, Pending, Waiting
 from ipam.returning import Return, newer
 from ipam.ring import CHANNEL as RING
 from ipam.ring import Ring
 from ipam.slices import Slice, decode_slice
 from ipam.space import REST, Space
+from ipam.survey import Survey, make_report
 from ipam.voter import Voter
 from ipam.wants import Wants
 from mesh.clock import Instant
@@ -92,6 +94,9 @@ class Core:
         """Why nothing is given out here, whoever asks."""
         self._leaves = False
         self._wants = Wants(self.ring, rng)
+        self._survey = Survey(rng)
+        self.leaks = 0
+        """Addresses here that nobody gives back, as far as whoever drives us knows."""
 
     @property
     def pending_count(self) -> int:
@@ -159,6 +164,11 @@ class Core:
             case MessageKind.HANDOVER:
                 self._take_in(src, message, effects, now)
                 effects.append(self.leaving.inherit(src, message))
+            case MessageKind.EXAMINE:
+                told = Message(MessageKind.EXAMINED, message.number, report=self.report())
+                effects.append(SendTo(src, told.encode()))
+            case MessageKind.EXAMINED:
+                effects += self._survey.answered(src, message)
             case MessageKind.VERIFY:
                 effects.append(newer(self.ring, src, message))
             case MessageKind.NEWER:
@@ -204,6 +214,8 @@ class Core:
             effects += self.leaving.go_on(self._reachable, now)
         if self._wants.until is not None and now >= self._wants.until:
             self._look_astray(effects, now)
+        if self._survey.until is not None and now >= self._survey.until:
+            effects += self._survey.go_on(self._reachable, now)
         if self._leaves:
             self._sure(effects, now)
         asking = self._donors.asking
@@ -393,6 +405,12 @@ class Core:
 
     # ---- bookkeeping
 
+    def report(self) -> Report:
+        """What we say of our addresses to whoever asks."""
+        return make_report(
+            self.ring, self.space, self.estate.astray, self.leaks, self._why_not_here()
+        )
+
     def _gained(
         self, changed: list[Slice], now: Instant, cluster: bool = False
     ) -> list[AllocatorEffect]:
@@ -406,7 +424,7 @@ class Core:
 
     def _armed(self, effects: list[AllocatorEffect], now: Instant) -> list[AllocatorEffect]:
         waits = [self._voter.propose_at, self._voter.hurry_at, self.leaving.until]
-        waits += [self.returning.until, self._wants.until]
+        waits += [self.returning.until, self._wants.until, self._survey.until]
         waits += [p.until for p in self._pending.values()]
         if self._pending:
             waits.append(self._donors.until)

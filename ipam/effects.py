@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ipam.address import Address
 from mesh.effects import Arm, Notify
 from mesh.names import PeerName
+
+if TYPE_CHECKING:
+    from ipam.report import Report
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -86,9 +91,17 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Surveyed:
+    """What peers said of their addresses, and who said nothing."""
+
+    reports: Mapping[PeerName, Report]
+    silent: tuple[PeerName, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     request: int
-    result: Allocated | Refused
+    result: Allocated | Refused | Surveyed
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ ACK      5 | number u32                       they are durable here
 VERIFY   6 | number u32 | count u16 | { start 16 | end 16 | version u64 } …   is any of this old?
 NEWER    7 | number u32 | count u16 | slice block …     what is newer
 WANT     8 | number u32 | address 16          may we have this very address?
+EXAMINE  9 | number u32                       how is it with your addresses?
+EXAMINED 10 | number u32 | report             ipam.report
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from ipam.address import Address
+from ipam.report import Report, read_report
 from ipam.slices import ADDRESS_SIZE
 from mesh.errors import MalformedMessageError
 from mesh.wire.codec import Reader, Writer
@@ -37,6 +40,8 @@ class MessageKind(IntEnum):
     VERIFY = 6
     NEWER = 7
     WANT = 8
+    EXAMINE = 9
+    EXAMINED = 10
 
 
 _WITH_SLICES = (MessageKind.DONATE, MessageKind.HANDOVER, MessageKind.NEWER)
@@ -49,6 +54,7 @@ class Message:
     slices: tuple[bytes, ...] = ()
     extents: tuple[Extent, ...] = ()
     address: Address | None = None
+    report: Report | None = None
 
     def encode(self) -> bytes:
         out = Writer().u8(self.kind).u32(self.number)
@@ -62,6 +68,8 @@ class Message:
                 out.uint(start, ADDRESS_SIZE).uint(end, ADDRESS_SIZE).u64(version)
         elif self.kind is MessageKind.WANT:
             out.uint(self.address or 0, ADDRESS_SIZE)
+        elif self.report is not None:
+            out.raw(self.report.encode())
         return out.done()
 
 
@@ -75,7 +83,7 @@ def decode(data: bytes) -> Message:
     number = reader.u32()
     slices: tuple[bytes, ...] = ()
     extents: tuple[Extent, ...] = ()
-    address = None
+    address = report = None
     if kind in _WITH_SLICES:
         slices = tuple(reader.block(limit=1024) for _ in range(_counted(reader, MAX_SLICES)))
     elif kind is MessageKind.VERIFY:
@@ -89,8 +97,10 @@ def decode(data: bytes) -> Message:
         )
     elif kind is MessageKind.WANT:
         address = Address(reader.uint(ADDRESS_SIZE))
+    elif kind is MessageKind.EXAMINED:
+        report = read_report(reader)
     reader.end()
-    return Message(kind, number, slices, extents, address)
+    return Message(kind, number, slices, extents, address, report)
 
 
 def _counted(reader: Reader, limit: int) -> int:

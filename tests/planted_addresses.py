@@ -19,6 +19,7 @@ class Bug:
 STORIES = "tests/ipam/test_stories.py"
 RULES = "tests/unit/test_allocator.py"
 LEAKS = "tests/unit/test_leaks.py"
+SURVEY = "tests/unit/test_survey.py"
 PARTS = "tests/unit/test_ipam_parts.py"
 
 ADDRESSES = (
@@ -273,5 +274,19 @@ ADDRESSES = (
         "self._looks.forget()",
         "pass",
         LEAKS,
+    ),
+    Bug(
+        "a peer that does not answer is waited for for ever",
+        "ipam/survey.py",
+        "now >= asked.until",
+        "False",
+        SURVEY,
+    ),
+    Bug(
+        "what two peers both say to own is not seen",
+        "weaver/daemon/comparison.py",
+        "start < reach[0] and peer != reach[1]",
+        "start < reach[0] and peer == reach[1]",
+        SURVEY,
     ),
 )

@@ -250,6 +250,9 @@ def history_text(rows: Sequence[Json]) -> str:
 def check_text(check: Json) -> str:
     whole = f"{check['range']}: {check['slices']} slices of {check['peers']} peers"
     whole += f", {check['used']} used here\n"
+    if check["asked"]:
+        silent = sum(not row["answered"] for row in check["asked"])
+        whole += f"asked {len(check['asked'])} peers" + (f", {silent} silent\n" if silent else "\n")
     if not check["findings"]:
         return f"{whole}nothing is wrong\n"
     rows = [(f["what"], f["where"], f["why"]) for f in check["findings"]]

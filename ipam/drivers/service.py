@@ -25,6 +25,7 @@ from ipam.effects import (
     Publish,
     Refused,
     SendTo,
+    Surveyed,
 )
 from mesh.clock import Clock, Instant, Timer
 from mesh.effects import Arm, Notify
@@ -32,6 +33,10 @@ from mesh.errors import MalformedMessageError, OperatorError
 from mesh.names import PeerName
 
 log = logging.getLogger(__name__)
+
+
+Result = Allocated | Surveyed
+Ask = Callable[[int, Instant], list[AllocatorEffect]]
 
 
 class Store(Protocol):
@@ -52,7 +57,7 @@ class IpamService:
     ) -> None:
         self.allocator, self._store, self._clock = allocator, store, clock
         self._send, self._publish = send, publish
-        self._answers: dict[int, asyncio.Future[Address | None]] = {}
+        self._answers: dict[int, asyncio.Future[Result]] = {}
         self._request = 0
         self._timer: Timer | None = None
         self._batch = Batch(allocator)
@@ -103,6 +108,12 @@ class IpamService:
         """Say that what we hold of a disputed range is ours."""
         await self._ask(lambda n, now: self.allocator.resolve(n, address, now))
 
+    async def survey(self) -> Surveyed:
+        """What every peer in reach says of its addresses; it takes three seconds at the most."""
+        result = await self._asked(self.allocator.survey)
+        assert isinstance(result, Surveyed)
+        return result
+
     def start(self, *, company: bool) -> None:
         """The mesh is about to begin. ``company``: there are others, as far as anybody knows."""
         self._take(self.allocator.start(self._clock.now(), company=company))
@@ -143,10 +154,15 @@ class IpamService:
 
     # ---- inside
 
-    async def _ask(self, ask: Callable[[int, Instant], list[AllocatorEffect]]) -> Address | None:
+    async def _ask(self, ask: Ask) -> Address | None:
+        result = await self._asked(ask)
+        assert isinstance(result, Allocated)
+        return result.address
+
+    async def _asked(self, ask: Ask) -> Result:
         self._request += 1
         number = self._request
-        answer: asyncio.Future[Address | None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         self._take(ask(number, self._clock.now()))
         try:
@@ -198,15 +214,15 @@ class IpamService:
             case _:
                 return  # Persist: the batch has done it
 
-    def _answer(self, request: int, result: Allocated | Refused) -> None:
+    def _answer(self, request: int, result: Result | Refused) -> None:
         answer = self._answers.get(request)
         if answer is None or answer.done():
             return
-        match result:
-            case Allocated(address):
-                answer.set_result(address)
-            case Refused(reason):
-                answer.set_exception(OperatorError(f"ipam refused: {reason}", reason))
+        if isinstance(result, Refused):
+            reason = result.reason
+            answer.set_exception(OperatorError(f"ipam refused: {reason}", reason))
+        else:
+            answer.set_result(result)
 
     def _arm(self, deadline: Instant | None) -> None:
         if self._timer is not None:

@@ -19,6 +19,7 @@ from ipam.effects import (
     Publish,
     Refused,
     SendTo,
+    Surveyed,
 )
 from ipam.election import CHANNEL as ELECTION
 from ipam.ring import CHANNEL as RING
@@ -237,7 +238,7 @@ class Node:
         if self.core is not None:
             self.perform(self.core.handle_timer(self.now()))
 
-    def _answered(self, request: int, result: Allocated | Refused) -> None:
+    def _answered(self, request: int, result: Allocated | Refused | Surveyed) -> None:
         what, key = self.requests.pop(request, ("", AllocationKey("", "")))
         if isinstance(result, Refused):
             self.refusals[result.reason] += 1
@@ -246,6 +247,7 @@ class Node:
         elif what == "free":
             self.unsure.discard(key)
         elif what == "allocate":
+            assert isinstance(result, Allocated)
             assert result.address is not None
             assert self.disk.allocations.get(key) == result.address, "R20: answered, not durable"
             self.granted[key] = result.address

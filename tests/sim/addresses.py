@@ -16,6 +16,7 @@ from ipam.effects import (
     Publish,
     Refused,
     SendTo,
+    Surveyed,
 )
 from ipam.election import CHANNEL as ELECTION
 from ipam.ring import CHANNEL as RING
@@ -140,14 +141,14 @@ class SimIpam:
     def stop(self) -> None:
         self._arm(None)
 
-    def _answered(self, request: int, result: Allocated | Refused) -> None:
+    def _answered(self, request: int, result: Allocated | Refused | Surveyed) -> None:
         key = self._requests.pop(request, None)
         if key is None:
             return
         if isinstance(result, Refused):
             self.refused.append(result.reason)
             self.on_answer(key, result.reason)
-        elif result.address is None:
+        elif isinstance(result, Surveyed) or result.address is None:
             self.on_answer(key, "done")
         else:
             self.on_answer(key, RANGE.text(result.address))

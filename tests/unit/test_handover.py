@@ -19,6 +19,7 @@ from ipam.effects import (
     Publish,
     Refused,
     SendTo,
+    Surveyed,
 )
 from ipam.messages import Message, MessageKind, decode
 from ipam.overlay import Parts
@@ -48,7 +49,7 @@ class Room:
         self.names = list(self.peers)
         self.reach: dict[PeerName, dict[PeerName, str]] = {n: {} for n in self.names}
         self.left: dict[PeerName, PeerName | None] = {}
-        self.answers: list[Allocated | Refused] = []
+        self.answers: list[Allocated | Refused | Surveyed] = []
         self.unwritten: set[PeerName] = set()
         """Peers whose disk is full: what rests on a write is not said, nor anything after it."""
         self.dirty: set[PeerName] = set()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given
 from ipam.address import Address, AddressRange
 from ipam.exclusions import MAX_EXCLUSIONS, Excluded, Exclusion, parse_exclusions
 from ipam.messages import Message, MessageKind, decode
+from ipam.report import MAX_ASTRAY, MAX_OWNED, MAX_PLACES, Report
 from ipam.space import Space
 from mesh.clock import Instant
 from mesh.errors import MalformedMessageError, OperatorError
@@ -196,6 +199,22 @@ def test_a_donation_is_at_most_half_of_what_is_free() -> None:
         assert taken is not None
 
 
+REPORT = Report(
+    cluster=16 * b"\x11",
+    ring=32 * b"\x22",
+    excluded=8 * b"\x33",
+    slices=2,
+    used=4,
+    free=5,
+    resting=6,
+    leaks=7,
+    withheld="a",
+    owned_count=3,
+    owned=((Address(1), Address(2), 9),),
+    disputed=((Address(3), Address(4)),),
+    astray=(Address(8),),
+)
+
 MESSAGES = [
     (Message(MessageKind.REQUEST, 7), "01 00000007"),
     (Message(MessageKind.DONATE, 7, (b"ab", b"c")), "02 00000007 0002 0002 6162 0001 63"),
@@ -208,12 +227,42 @@ MESSAGES = [
     ),
     (Message(MessageKind.NEWER, 3, (b"ab",)), "07 00000003 0001 0002 6162"),
     (Message(MessageKind.WANT, 4, address=Address(258)), "08 00000004" + 14 * "00" + "0102"),
+    (Message(MessageKind.EXAMINE, 5), "09 00000005"),
+    (
+        Message(MessageKind.EXAMINED, 5, report=REPORT),
+        "0a 00000005"
+        + 16 * "11"
+        + 32 * "22"
+        + 8 * "33"  # cluster, hashes of ring and exclusions
+        + "00000002"
+        + 7 * "00"
+        + "04"
+        + 15 * "00"
+        + "05"  # slices, used, free
+        + "00000006 00000007 0001 61 00000003"  # resting, leaks, withheld, owned
+        + "0001"
+        + 15 * "00"
+        + "01"
+        + 15 * "00"
+        + "02"
+        + 7 * "00"
+        + "09"
+        + "0001"
+        + 15 * "00"
+        + "03"
+        + 15 * "00"
+        + "04"
+        + "0000"
+        + "0001"
+        + 15 * "00"
+        + "08",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("message", "octets"), MESSAGES)
 def test_messages_in_hand_written_octets(message: Message, octets: str) -> None:
-    """protocol.md 12.2: each kind has exactly one form."""
+    """protocol.md 12.2 and 12.4: each kind has exactly one form."""
     data = bytes.fromhex(octets)
     assert message.encode() == data
     assert decode(data) == message
@@ -221,6 +270,48 @@ def test_messages_in_hand_written_octets(message: Message, octets: str) -> None:
         with pytest.raises(MalformedMessageError):
             decode(bad)
     assert decode(data) == message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"owned_count": 0},
+        {"withheld": "a\nb"},
+        {"withheld": "x" * 65},
+        {"owned": ((Address(1), Address(2), 9),) * (MAX_OWNED + 1)},
+        {"disputed": ((Address(1), Address(2)),) * (MAX_PLACES + 1)},
+        {"astray": (Address(1),) * (MAX_ASTRAY + 1)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_reports_that_nobody_makes(change: dict[str, Any]) -> None:
+    """protocol.md 12.4"""
+    bad = Message(MessageKind.EXAMINED, 1, report=replace(REPORT, **change)).encode()
+    with pytest.raises(MalformedMessageError):
+        decode(bad)
+
+
+def test_the_largest_report_fits_what_peers_say_to_each_other() -> None:
+    full = replace(
+        REPORT,
+        owned_count=9999,
+        owned=((Address(1), Address(2), 9),) * MAX_OWNED,
+        disputed=((Address(1), Address(2)),) * MAX_PLACES,
+        gaps=((Address(1), Address(2)),) * MAX_PLACES,
+        astray=(Address(1),) * MAX_ASTRAY,
+        withheld="x" * 64,
+    )
+    data = Message(MessageKind.EXAMINED, 1, report=full).encode()
+    assert len(data) < 65536
+    assert decode(data).report == full
+
+
+@given(st.binary(max_size=300))
+def test_random_reports_raise_nothing_else(data: bytes) -> None:
+    try:
+        assert decode(b"\x0a" + data).encode() == b"\x0a" + data
+    except MalformedMessageError:
+        return
 
 
 @given(st.binary(max_size=100))

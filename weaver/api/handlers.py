@@ -90,7 +90,7 @@ class Handlers:
         return self._facade.ipam_who(request.match_info["address"])
 
     async def ipam_check(self, _: web.Request) -> Any:  # noqa: ANN401
-        return self._facade.ipam_check()
+        return await self._facade.ipam_check()
 
     async def ipam_history(self, _: web.Request) -> Any:  # noqa: ANN401
         return self._facade.ipam_history()

@@ -145,7 +145,9 @@ class Daemon:
             self.pod_mtu.value,
             note=self._note_pod,
         )
-        self.leaks = Leaks(self.attacher, self.network, self._addresses, self.clock)
+        self.leaks = Leaks(
+            self.attacher, self.network, self._addresses, self.clock, tell=self._suspected
+        )
         self.ipam.start(company=bool(config.peers or self.state.targets))
         try:
             await self.mesh.start(self._listening)
@@ -400,6 +402,10 @@ class Daemon:
             (key.container, key.interface): (address, allocator.range.cidr(address))
             for key, address in allocator.allocations.items()
         }
+
+    def _suspected(self, count: int) -> None:
+        """Other peers' ``ipam check`` says so too."""
+        self.ipam.allocator.leaks = count
 
     def past(self, address: Address | None, limit: int) -> list[Past]:
         """What became of an address, or of all, the newest first."""

@@ -13,6 +13,7 @@ from mesh.errors import OperatorError
 from mesh.names import PeerName
 from weaver import __version__
 from weaver.daemon.attach import BY_HAND, Attachment, AttachRequest, check_request
+from weaver.daemon.comparison import has_settled
 from weaver.daemon.daemon import HANDOVER_TIMEOUT, Daemon
 from weaver.daemon.ledger import Ledger
 from weaver.daemon.network import MAX_RATE, MIN_RATE, Shape
@@ -20,6 +21,9 @@ from weaver.daemon.network import MAX_RATE, MIN_RATE, Shape
 log = logging.getLogger(__name__)
 
 Json = Any
+
+SETTLE = 1.0
+"""Seconds that gossip of a moment ago takes to arrive."""
 
 
 class Facade:
@@ -212,8 +216,14 @@ class Facade:
     def ipam_who(self, address: str) -> Json:
         return self.ledger.who(self.daemon.config.range.number(address))
 
-    def ipam_check(self) -> Json:
-        return self.ledger.check()
+    async def ipam_check(self) -> Json:
+        """Asked once more where what is on its way may explain what was seen."""
+        daemon = self.daemon
+        survey = await daemon.ipam.survey()
+        if not has_settled(daemon.ipam.allocator.ring, survey):
+            await asyncio.sleep(SETTLE)
+            survey = await daemon.ipam.survey()
+        return self.ledger.check(survey)
 
     def ipam_history(self) -> Json:
         return self.ledger.past(1000)

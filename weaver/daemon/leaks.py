@@ -97,10 +97,12 @@ class Leaks:
         addresses: Callable[[], Mapping[Key, tuple[int, str]]],
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        tell: Callable[[int], None] = lambda count: None,
     ) -> None:
+        """``tell`` is told how many are suspected."""
         self._attacher, self._network = attacher, network
         self._addresses, self._clock = addresses, clock
-        self._sleep = sleep
+        self._sleep, self._tell = sleep, tell
         self._looks = TwoLooks()
         self._one_at_a_time = asyncio.Lock()
 
@@ -139,7 +141,9 @@ class Leaks:
             except BaseException:
                 self._looks.forget()
                 raise
-            return self._looks.look(found, self._clock.now())
+            ripe = self._looks.look(found, self._clock.now())
+            self._tell(len(self.suspects))
+            return ripe
 
     async def _suspected(self) -> list[Suspect]:
         """What looks as if nobody will ever give it back."""
@@ -175,6 +179,7 @@ class Leaks:
                 )
                 given.append(suspect)
                 self._looks.seen.pop(suspect.key, None)
+                self._tell(len(self.suspects))
 
         await try_all([s for s in ripe if s.is_certain or not only_certain], give_up)
         return given

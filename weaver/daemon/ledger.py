@@ -11,13 +11,12 @@ from typing import Any
 from ipam.address import Address
 from ipam.allocator import Allocator
 from ipam.drivers.store import Past
+from ipam.effects import Surveyed
 from mesh.names import PeerName
+from weaver.daemon.comparison import FRAGMENTS, compare
 from weaver.daemon.leaks import Suspect
 
 Json = Any
-
-FRAGMENTS = 64
-"""Slices of one peer above which somebody should know: each costs everybody 190 octets."""
 
 
 class Ledger:
@@ -83,8 +82,9 @@ class Ledger:
     def past(self, limit: int) -> Json:
         return [_past(self._allocator, row) for row in self._history(None, limit)]
 
-    def check(self) -> Json:
-        """What is wrong, worst first; ``findings`` is empty when nothing is."""
+    def check(self, survey: Surveyed | None = None) -> Json:
+        """What is wrong, worst first, as we see it and as our peers do; ``findings`` is empty when
+        nothing is."""
         allocator = self._allocator
         ring, text = allocator.ring, allocator.range.text
         found: list[Json] = []
@@ -125,13 +125,40 @@ class Ledger:
             find(
                 "no-quorum", str(allocator.range), "requests wait and nobody has divided the range"
             )
+        if survey is not None:
+            seen = {(f["what"], f["where"]) for f in found}
+            theirs = compare(ring, survey, self._nickname)
+            found += [f for f in theirs if (f["what"], f["where"]) not in seen]
         return {
             "range": str(allocator.range),
+            "asked": [] if survey is None else self._asked(survey),
             "slices": len(ring.slices),
             "peers": len(counts),
             "used": len(allocator.allocations),
             "findings": found,
         }
+
+    def _asked(self, survey: Surveyed) -> list[Json]:
+        own = survey.reports[self._allocator.us]
+        answered = [
+            {
+                "peer": str(peer),
+                "nickname": self._nickname(peer),
+                "answered": True,
+                "same_ring": report.ring == own.ring,
+                "slices": report.owned_count,
+                "used": report.used,
+                "free": report.free,
+                "resting": report.resting,
+                "leaks": report.leaks,
+            }
+            for peer, report in sorted(survey.reports.items())
+        ]
+        nothing = dict.fromkeys(list(answered[0])[3:])
+        return answered + [
+            {"peer": str(p), "nickname": self._nickname(p), "answered": False, **nothing}
+            for p in survey.silent
+        ]
 
     def _is_there(self, peer: PeerName) -> bool:
         return peer == self._allocator.us or peer in self._reachable()
