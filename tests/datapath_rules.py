@@ -452,6 +452,23 @@ def test_transit_to_the_sleeve_comes_up(chain: Chain) -> None:
     assert b.upcalls(1) == [Upcall(Reason.TRANSIT, ShortID(1), ShortID(4), sent)]
 
 
+def test_frames_of_others_may_have_a_way_of_their_own(chain: Chain) -> None:
+    """Ours go by sleeve, and who is not told yet is served the old way."""
+    greet(chain)
+    a, b, _, d = chain.hosts
+    b.datapath.set_routes({ShortID(4): SLEEVE}, onward={ShortID(4): ShortID(3)})
+    assert b.datapath.tables().onward == {ShortID(4): ShortID(3)}
+    sent = frame(1, mac(4), "onwards")
+    a.send(sent)
+    assert d.heard(1) == [sent]
+    own = frame(2, mac(4), "ours")
+    b.send(own)
+    assert b.sleeve_heard(1) == [own]
+    b.datapath.set_routes({ShortID(4): SLEEVE})
+    a.send(sent)
+    assert b.upcalls(1) == [Upcall(Reason.TRANSIT, ShortID(1), ShortID(4), sent)]
+
+
 # --- frames of user space
 
 

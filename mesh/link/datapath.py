@@ -116,6 +116,9 @@ class Tables:
     mtus: dict[ShortID, int] = field(default_factory=dict)
     """Of destinations by the kernel: octets of the largest packet that one takes. What is larger is
     answered to the pod that sent it; where there is no entry, any size may go."""
+    onward: dict[ShortID, ShortID] = field(default_factory=dict)
+    """Destination -> the neighbour that frames of others go on to, where ours do not go by the
+    kernel (any more): who sent them may not know yet that they should not."""
     trees: dict[ShortID, Tree] = field(default_factory=dict)
     sources: set[tuple[str, ShortID]] = field(default_factory=set)
     """(outer address, source): from this address frames of this source may come."""
@@ -222,9 +225,13 @@ class Datapath(Protocol):
     def drop_neighbour(self, short_id: ShortID) -> None: ...
 
     def set_routes(
-        self, routes: Mapping[ShortID, ShortID], mtus: Mapping[ShortID, int] | None = None
+        self,
+        routes: Mapping[ShortID, ShortID],
+        mtus: Mapping[ShortID, int] | None = None,
+        onward: Mapping[ShortID, ShortID] | None = None,
     ) -> None:
-        """These destinations, each with its MTU if it has one, at one go; others stay."""
+        """These destinations, each with its MTU and its way for others' frames if it has them, at
+        one go; others stay."""
 
     def drop_route(self, short_id: ShortID) -> None: ...
     def set_tree(self, origin: ShortID, tree: Tree) -> None: ...
@@ -292,18 +299,20 @@ def correct(datapath: Datapath, wanted: Tables, have: Tables | None = None) -> i
             datapath.set_answer(address, answer)
             writes += 1
     routes = {
-        to: via
-        for to, via in wanted.routes.items()
-        if (have.routes.get(to), have.mtus.get(to)) != (via, wanted.mtus.get(to))
+        to: via for to, via in wanted.routes.items() if _route(have, to) != _route(wanted, to)
     }
     if routes:
-        datapath.set_routes(routes, {to: m for to, m in wanted.mtus.items() if to in routes})
+        datapath.set_routes(routes, wanted.mtus, wanted.onward)
         writes += len(routes)
     for origin, tree in wanted.trees.items():
         if have.trees.get(origin) != tree:
             datapath.set_tree(origin, tree)
             writes += 1
     return writes + _drop_the_rest(datapath, have, wanted)
+
+
+def _route(tables: Tables, to: ShortID) -> tuple[int | None, ...]:
+    return tables.routes.get(to), tables.mtus.get(to), tables.onward.get(to)
 
 
 def _drop_the_rest(datapath: Datapath, have: Tables, wanted: Tables) -> int:

@@ -29,6 +29,7 @@ from mesh.router.effects import ConfigureKernel, ForgetLearned, SendControl, Ste
 from mesh.router.events import KernelPathChanged
 from mesh.router.fastpath import FastPath
 from mesh.router.hub import Hub
+from mesh.router.onward import Onward
 from mesh.router.steering import (
     Way,
     held_over,
@@ -103,6 +104,7 @@ class Fastdp:
         self._held: set[ShortID] = set()
         self._patience: dict[ShortID, Instant] = {}
         """Until when a way that was held is kept although the sleeve reaches the peer."""
+        self._onward = Onward()
         self._configured: Config | None = None
         self._names: dict[ShortID, PeerName] = {}
         self._ids: dict[PeerName, ShortID] = {}
@@ -234,6 +236,9 @@ class Fastdp:
         for short_id in self._held & named.keys():
             via = wanted.routes[short_id]
             ways[named[short_id]] = Way(named.get(via), 1 if via == short_id else 2, held=True)
+        if not hub.encrypted:
+            wanted.onward = self._onward.serve(self.told, wanted, hub.now)
+            hub.deadlines.set(("onward",), self._onward.due)
         self._tell(wanted)
         self.ways = ways
 

@@ -247,7 +247,7 @@ class Router:
                     self._publish_edges()
                 case "routes":
                     self._recompute()
-                case "branches":
+                case "branches" | "onward":
                     self.links.sync(self.topology.records, self.reachable, self.routes)
                 case "collect":
                     self._collect()

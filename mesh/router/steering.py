@@ -93,11 +93,12 @@ def _let_in(
 ) -> None:
     """From which outer addresses frames of whom may come."""
     sources = {(host, ids[peer]) for peer, host in hosts.items()}
-    loose = routes.relays_in_kernel and len(hosts) * len(ways) <= MAX_SOURCES
+    if routes.relays_in_kernel and len(hosts) * len(ids) <= MAX_SOURCES:
+        # Also of whom we serve by sleeve: it may know sooner than we do that the kernel serves us.
+        others = [short_id for peer, short_id in ids.items() if peer != us]
+        tables.sources = {(host, other) for host in hosts.values() for other in others}
+        return
     for peer in ways:
-        if loose:
-            sources.update((host, ids[peer]) for host in hosts.values())
-            continue
         place = routes.kernel_place(peer)
         relays = {*routes.kernel_relays(peer)}
         if place is not None and place.parent is not None:

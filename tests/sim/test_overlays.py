@@ -13,10 +13,10 @@ from mesh.link.datapath import Tables, Tree
 from mesh.link.heartbeat import Heartbeat
 from mesh.link.overlay import End, Obstacle, Overlay
 from mesh.names import ShortID
-from mesh.router import fastdp, router, steering
+from mesh.router import fastdp, onward, router, steering
 from mesh.topology import routes
 from tests.sim.overlay_story import story
-from tests.sim.overlays import FALL_BACK, RETURN, Kind, OverlayMesh
+from tests.sim.overlays import FALL_BACK, GOSSIP, RETURN, Kind, OverlayMesh
 
 CHAIN = [(0, 1), (1, 2), (2, 3), (3, 4)]
 
@@ -238,6 +238,35 @@ def test_a_path_of_less_than_both_ends_have_is_found_out() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
+def test_a_pair_that_changes_its_overlay_over_relays_loses_no_unicast(seed: int) -> None:
+    """protocol.md 14.2: one tunnel of a chain eats large frames; small ones pass all the time, so
+    whoever does not know yet is served the old way, there and back."""
+    mesh = OverlayMesh(20 + seed, [Kind()] * 5, links=CHAIN)
+    mesh.join()
+    mesh.until(lambda: mesh.complaint({}), 20)
+    mesh.talking = True
+    mesh.run(3)
+    mesh.forget_frames()
+    mesh.eat(2, 3, longer_than=1400)
+    parted = {(a, b): Overlay.SLEEVE for a in range(3) for b in range(3, 5)}
+    mesh.until(lambda: mesh.complaint(parted), FALL_BACK + GOSSIP)
+    mesh.run(3)
+    mesh.network.heal()
+    mesh.until(lambda: mesh.complaint({}), RETURN + GOSSIP)
+    mesh.run(3)
+    mesh.talking = False
+    mesh.run(0.2)
+    mesh.assert_at_most_once()
+    heard = mesh.heard()
+    unicast = [(f, dst, when) for f, (when, _, dst) in mesh.sent.items() if dst is not None]
+    lost = [(when, dst) for frame, dst, when in unicast if not heard.get((frame, dst))]
+    assert lost == []
+    for host in mesh.hosts:
+        assert host.kernel is not None
+        assert host.kernel.twin.tables().onward == {}, "and not for longer than it takes"
+
+
+@pytest.mark.parametrize("seed", range(6))
 def test_a_daemon_that_dies_costs_no_frame(seed: int) -> None:
     """protocol.md 14.6: the kernels go on; the next daemon takes over and corrects."""
     mesh = OverlayMesh(10 + seed, [Kind()] * 5, links=CHAIN)
@@ -325,6 +354,16 @@ def relays_do_not_count(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(routes, "_packet", lambda *_: 65_000)
 
 
+def relays_change_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Change: a relay has no way for others where it has none for its own."""
+    patch.setattr(onward, "HOLD", 0.0)
+
+
+def who_comes_is_not_let_in(patch: pytest.MonkeyPatch) -> None:
+    """Change: frames come from whom we serve by the kernel ourselves, and from nobody else."""
+    patch.setattr(steering, "MAX_SOURCES", 0)
+
+
 def patient(patch: pytest.MonkeyPatch) -> None:
     """Health: silence is waited out."""
     patch.setattr(heartbeat, "DOWN_AFTER", 30.0)
@@ -386,6 +425,14 @@ CASES: list[tuple[Plant, Story]] = [
     (heartbeats_keep_their_size, test_a_path_of_less_than_both_ends_have_is_found_out),
     (paths_are_not_asked, test_a_path_of_less_than_both_ends_have_is_found_out),
     (relays_do_not_count, test_the_kernel_answers_what_pods_of_less_would_not_take),
+    (
+        relays_change_at_once,
+        lambda: test_a_pair_that_changes_its_overlay_over_relays_loses_no_unicast(0),
+    ),
+    (
+        who_comes_is_not_let_in,
+        lambda: test_a_pair_that_changes_its_overlay_over_relays_loses_no_unicast(2),
+    ),
     (patient, lambda: CHANGE(1, True, (False, None), "heartbeats-unanswered")),
     (never_forgiven, lambda: CHANGE(1, True, (False, None), "heartbeats-unanswered")),
     (a_new_daemon_begins_anew, lambda: test_a_daemon_that_dies_costs_no_frame(0)),

@@ -146,20 +146,24 @@ class DatapathTwin:
         self.kernel.tables.own.pop(short_id, None)
 
     def set_routes(
-        self, routes: Mapping[ShortID, ShortID], mtus: Mapping[ShortID, int] | None = None
+        self,
+        routes: Mapping[ShortID, ShortID],
+        mtus: Mapping[ShortID, int] | None = None,
+        onward: Mapping[ShortID, ShortID] | None = None,
     ) -> None:
         self._check_presence()
         tables = self.kernel.tables
-        tables.routes.update(routes)
         for to in routes:
-            tables.mtus.pop(to, None)
-            if mtus is not None and to in mtus:
-                tables.mtus[to] = mtus[to]
+            self.drop_route(to)
+        tables.routes.update(routes)
+        tables.mtus.update({to: mtu for to, mtu in (mtus or {}).items() if to in routes})
+        tables.onward.update({to: via for to, via in (onward or {}).items() if to in routes})
 
     def drop_route(self, short_id: ShortID) -> None:
         self._check_presence()
         self.kernel.tables.routes.pop(short_id, None)
         self.kernel.tables.mtus.pop(short_id, None)
+        self.kernel.tables.onward.pop(short_id, None)
 
     def set_tree(self, origin: ShortID, tree: Tree) -> None:
         self._check_presence()
@@ -203,6 +207,7 @@ class DatapathTwin:
             dict(t.own),
             dict(t.routes),
             dict(t.mtus),
+            dict(t.onward),
             dict(t.trees),
             set(t.sources),
             dict(t.attached),
@@ -291,7 +296,7 @@ class DatapathTwin:
         if k.config is None:
             return self._drop(Drop.NOT_CONFIGURED)
         us, t = k.config.short_id, k.tables
-        via = t.routes.get(p.target)
+        via = t.routes.get(p.target) or t.onward.get(p.target)
         if p.target != us and via and t.neighbours.get(via) == p.sender:
             return self._drop(Drop.LOOPED)
         if (p.sender, p.source) not in t.sources:
@@ -323,6 +328,7 @@ class DatapathTwin:
 
     def _relay(self, p: Outer) -> None:
         via = self.kernel.tables.routes.get(p.target)
+        via = via or self.kernel.tables.onward.get(p.target, via)
         if via is None:
             return self._drop(Drop.NO_ROUTE)
         if via == SLEEVE:

@@ -22,6 +22,7 @@ tables = st.builds(
     st.just({}),
     st.dictionaries(ids, ids | st.just(SLEEVE)),
     st.just({}),
+    st.just({}),
     st.dictionaries(ids, trees),
     st.sets(st.tuples(hosts, ids), max_size=5),
     st.dictionaries(macs, ids),
@@ -35,6 +36,7 @@ def test_what_is_found_becomes_what_is_wanted(found: Tables, wanted: Tables, own
     wanted.own = {n: own for n in wanted.neighbours if n % 3}
     found.mtus = {to: 1400 + to for to in found.routes if to % 2}
     wanted.mtus = {to: 1401 for to in wanted.routes if to % 3}
+    found.onward = {to: ShortID(9) for to, via in found.routes.items() if via == SLEEVE}
     twin = DatapathTwin(Underlay(), "192.0.2.9")
     correct(twin, found)
     assert twin.tables() == found

@@ -213,16 +213,16 @@ class FastDatapath:
         self._set("neighbours", layout.key(short_id), NO_NEIGHBOUR)
 
     def set_routes(
-        self, routes: Mapping[ShortID, ShortID], mtus: Mapping[ShortID, int] | None = None
+        self,
+        routes: Mapping[ShortID, ShortID],
+        mtus: Mapping[ShortID, int] | None = None,
+        onward: Mapping[ShortID, ShortID] | None = None,
     ) -> None:
-        mtu_of = (mtus or {}).get
-        entries = (
-            (
-                layout.key(to),
-                layout.route(via, layout.BY_KERNEL if via else layout.BY_SLEEVE, mtu_of(to) or 0),
-            )
-            for to, via in routes.items()
-        )
+        def entry(to: ShortID, via: ShortID) -> bytes:
+            by = layout.BY_KERNEL if via else layout.BY_SLEEVE
+            return layout.route(via, by, (mtus or {}).get(to, 0), (onward or {}).get(to, 0))
+
+        entries = ((layout.key(to), entry(to, via)) for to, via in routes.items())
         with self._errors("cannot set routes"):
             self._table("routes").set_all(entries)
 
@@ -277,6 +277,8 @@ class FastDatapath:
                     found.routes[_short_id(key)] = ShortID(via)
                     if route.mtu:
                         found.mtus[_short_id(key)] = route.mtu
+                    if route.onward:
+                        found.onward[_short_id(key)] = ShortID(route.onward)
             for key, value in self._table("trees").entries():
                 found.trees[_short_id(key)] = _tree(value)
             for key, _ in self._table("sources").entries():

@@ -72,7 +72,12 @@ class Neighbour(ctypes.Structure):
 
 
 class Route(ctypes.Structure):
-    _fields_ = (("via", ctypes.c_uint16), ("by", ctypes.c_uint16), ("mtu", ctypes.c_uint32))
+    _fields_ = (
+        ("via", ctypes.c_uint16),
+        ("by", ctypes.c_uint16),
+        ("mtu", ctypes.c_uint16),
+        ("onward", ctypes.c_uint16),
+    )
 
 
 class Source(ctypes.Structure):
@@ -174,8 +179,8 @@ def neighbour(host: str, own: str | None) -> bytes:
     return octets + source + key(family(octets)) + key(own is not None)
 
 
-def route(via: int, by: int, mtu: int = 0) -> bytes:
-    return via.to_bytes(2, "little") + by.to_bytes(2, "little") + mtu.to_bytes(4, "little")
+def route(via: int, by: int, mtu: int = 0, onward: int = 0) -> bytes:
+    return b"".join(number.to_bytes(2, "little") for number in (via, by, mtu, onward))
 
 
 def source(host: str, peer: int) -> bytes:

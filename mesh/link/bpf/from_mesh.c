@@ -50,10 +50,11 @@ INLINE int is_too_big(struct __sk_buff *skb)
 	return !bpf_skb_load_bytes(skb, 54, &kind, 1) && kind == 2;
 }
 
+/* Of a frame that is not ours; NULL: it does not go by the kernel from here. */
 INLINE struct neighbour *next_hop(struct route *r)
 {
-	__u32 via = r->via;
-	return bpf_map_lookup_elem(&neighbours, &via);
+	__u32 via = r->by == BY_KERNEL ? r->via : r->onward;
+	return via ? bpf_map_lookup_elem(&neighbours, &via) : NULL;
 }
 
 /* What we send comes back to us when it is too big for the path to the next hop: the device has
@@ -67,9 +68,7 @@ INLINE int came_back(struct __sk_buff *skb, struct outer *o, __u32 us)
 		return TC_ACT_OK;
 	__u32 source = o->source;
 	struct route *r = bpf_map_lookup_elem(&routes, &source);
-	if (!r || r->by != BY_KERNEL)
-		return drop(DROP_NO_ROUTE);
-	struct neighbour *n = next_hop(r);
+	struct neighbour *n = r ? next_hop(r) : NULL;
 	if (!n || address_to(skb, n, o->target, source, HOPS, 0))
 		return drop(DROP_NO_ROUTE);
 	count_tx(skb, source, 0);
@@ -93,7 +92,7 @@ SEC("tc") int from_mesh(struct __sk_buff *skb)
 	struct neighbour *n = NULL;
 	if (target != us) {
 		r = bpf_map_lookup_elem(&routes, &target);
-		if (r && r->by == BY_KERNEL)
+		if (r)
 			n = next_hop(r);
 		if (n && is_at(n, &o)) {
 			int verdict = came_back(skb, &o, us);
@@ -109,11 +108,9 @@ SEC("tc") int from_mesh(struct __sk_buff *skb)
 	if (read_head(skb, &h))
 		return drop(DROP_MALFORMED);
 	if (target != us) {
-		if (!r || r->by == BY_NOBODY)
-			return drop(DROP_NO_ROUTE);
-		if (r->by == BY_SLEEVE)
+		if (!n && r && r->by == BY_SLEEVE)
 			return upcall(skb, c, TRANSIT, o.source, target);
-		if (o.hops <= 1)
+		if (n && o.hops <= 1)
 			return drop(DROP_HOP_LIMIT);
 		if (!n || address_to(skb, n, o.source, target, o.hops - 1, may_not_be_cut(&h)))
 			return drop(DROP_NO_ROUTE);

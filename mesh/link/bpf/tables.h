@@ -43,8 +43,9 @@ struct neighbour {
 	__u32 family;                   /* 4 or 6; 0: there is no such neighbour */
 	__u32 has_own;
 };
-/* 8 octets: written at one stroke. mtu: of packets that the destination takes; 0: any. */
-struct route { __u16 via; __u16 by; __u32 mtu; };
+/* 8 octets: written at one stroke. mtu: of packets that the destination takes; 0: any. onward: the
+ * neighbour that frames of others go on to where ours do not go by the kernel; 0: none. */
+struct route { __u16 via; __u16 by; __u16 mtu; __u16 onward; };
 struct source { struct address host; __u32 peer; };
 struct learned { __u32 peer; __u32 seen; };             /* seen: seconds of the kernel's clock */
 struct answer { __u8 mac[6]; __u16 place; };
