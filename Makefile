@@ -8,6 +8,7 @@ PEERS := wireguard-go wireguard-tools fastd tinc nebula openvpn openssl
 N ?= 20
 SEEDS ?= 1-20
 STEPS ?= 200
+ROUNDS ?= 100
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check netns e2e sim sim-ipam sim-long planted bench bench-datapath bench-peers bench-publish bench-control bench-ipam bench-cni bench-fastdp soak-fastdp soak-ipam lab-clean clean packages test-packages simulated drivers
@@ -22,7 +23,7 @@ help:
 	@echo "make sim-ipam    allocators alone: SEEDS=1-500 STEPS=200; sim-long: 10,000 seeds of 2,000 operations"
 	@echo "make planted     planted bugs, each of which a test must catch"
 	@echo "make bench       bench-datapath and bench-control N=20; beside others: bench-peers, bench-publish, bench-cni, bench-ipam"
-	@echo "make bench-fastdp  the kernel's fast path beside a VXLAN set up by hand; make soak-fastdp: kill and replace it"
+	@echo "make bench-fastdp  the kernel's fast path beside a VXLAN set up by hand; make soak-fastdp ROUNDS=100: kill and replace it, and daemons; 10 GB past them"
 	@echo "make lab-clean   remove a lab that was left behind; make clean: the build's files"
 
 # --- what the machine needs
@@ -108,7 +109,8 @@ soak-ipam: $(VENV)/.stamp test-packages
 	WEAVER_REQUIRE=e2e WEAVER_SOAK=300 $(BIN)/pytest -q tests/e2e/test_crashes.py
 
 soak-fastdp: $(VENV)/.stamp test-packages
-	$(BIN)/python -m bench.soak_fastdp --rounds 100
+	$(BIN)/python -m bench.soak_fastdp --rounds $(ROUNDS)
+	$(BIN)/python -m bench.soak_daemons --rounds $(ROUNDS)
 
 bench-peers: $(VENV)/.stamp test-packages
 	@$(MAKE) --no-print-directory packages PACKAGES="$(PEERS)"

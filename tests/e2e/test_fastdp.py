@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from bench.resting import during
 from tests.e2e.daemons import addresses, site_of, started, until_all_pairs, weaver
 from weaver.lab import kernel
 from weaver.lab.capture import Tap, capturing, holds, octets_on
@@ -177,10 +178,14 @@ def test_the_ends_of_a_chain_talk_through_three_kernels(chain: Lab, tmp_path: Pa
     row = links(chain, "h1")["h5"]
     assert (row["state"], row["hops"], row["not_kernel"]) == ("relayed", 4, None)
     before = frames_by_sleeve(chain)
-    assert tcp_rate(near, far, known[far.name], tmp_path / "iperf", 3) > 0
+    relayed = links(chain, "h3")["h5"]["kernel"]["relayed_octets"]
+    done = during(chain, lambda: tcp_rate(near, far, known[far.name], tmp_path / "iperf", 3))
     assert frames_by_sleeve(chain) == before
-    passed = links(chain, "h3")["h5"]["kernel"]
-    assert passed["relayed_octets"] > 1_000_000, "the relay counts what it passes on"
+    passed = links(chain, "h3")["h5"]["kernel"]["relayed_octets"] - relayed
+    assert passed > 50_000_000, "the relay counts what it passes on"
+    assert done.frames == 0, "no frame on a device that leads to a process"
+    assert done.octets_read < passed / 100, "nor did processes read as much as it was"
+    assert done.seconds < 0.5 + passed / 1e9, "nor had they the time: the sleeve needs thrice that"
     assert_everybody_hears_once(chain, tmp_path)
     shown = weaver(site_of(chain, "h1"), "status").stdout
     assert "4 of 4 peers by the kernel" in shown
