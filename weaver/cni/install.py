@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import cni
@@ -17,15 +18,28 @@ USUAL_INTERPRETER = Path("/usr/bin/python3")
 MAX_SHEBANG = 250
 """Octets of a first line that Linux reads to its end."""
 
+FORMER_CONFLISTS = frozenset({"65be3b25ffb80d54c2c06046b8dfcdbea66b3ea3bcd4cc7f8d7c39228d3c823c"})
+"""SHA-256 of what former versions wrote: nobody's own configuration."""
+
 _SOCKET = 'SOCKET = "/run/weaver/cni.sock"'
 _PLUGIN = 'PLUGIN = "weaver-net"'
 _MARK = '"""The CNI executable, as it is installed'
 
 
 def conflist() -> str:
-    """The configuration: our network first, Debian's portmap behind it for published ports."""
+    """The configuration: our network first, Debian's portmap behind it for published ports.
+
+    Hairpin: where br_netfilter is loaded, what a pod sends to a service of its own, or to a port
+    that it published, is bridged back to it and never routed.
+    """
     plugins = [
-        {"type": "weaver-net", "ipam": {"type": "weaver-ipam"}, "isDefaultGateway": True},
+        {
+            "type": "weaver-net",
+            "ipam": {"type": "weaver-ipam"},
+            "isDefaultGateway": True,
+            "hairpinMode": True,
+            "capabilities": {"bandwidth": True},
+        },
         {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
     ]
     config = {"cniVersion": "1.0.0", "name": "weaver", "plugins": plugins}
@@ -72,7 +86,7 @@ def install(
             return done
         conf.mkdir(parents=True, exist_ok=True)
         target = conf / CONFLIST
-        if target.exists():
+        if target.exists() and not _is_former(target):
             done.append(f"kept {target}")
         else:
             _write(target, conflist(), 0o644)
@@ -90,7 +104,10 @@ def remove(plugins: Path, conf: Path) -> list[str]:
             if not path.exists():
                 continue
             text = path.read_text(errors="replace")
-            ours = text == conflist() if path.name == CONFLIST else _MARK in text[:4096]
+            if path.name == CONFLIST:
+                ours = text == conflist() or _is_former(path)
+            else:
+                ours = _MARK in text[:4096]
             if not ours:
                 done.append(f"kept {path}: weaver did not write it as it is")
                 continue
@@ -99,6 +116,10 @@ def remove(plugins: Path, conf: Path) -> list[str]:
     except OSError as err:
         raise OperatorError(f"{err.filename}: {err.strerror}", "cannot-install") from err
     return done
+
+
+def _is_former(path: Path) -> bool:
+    return sha256(path.read_bytes()).hexdigest() in FORMER_CONFLISTS
 
 
 def _write(path: Path, text: str, mode: int) -> None:
