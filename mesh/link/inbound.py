@@ -13,7 +13,7 @@ only if it is authentic, and no number of an epoch is delivered twice. No octets
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cryptography.exceptions import InvalidTag
 
@@ -134,7 +134,7 @@ class Inbound:
             if index + 1 < total:
                 self.wanted = self._sizes.saw(len(piece)) or self.wanted
             key = (way.peer.short_id, way.epoch, seq)
-            whole = self._reassembly.add(key, index, total, piece, now)
+            whole = self._reassembly.add(key, total, {index: piece}, now)
             if whole is None:
                 return
             piece = whole
@@ -145,6 +145,32 @@ class Inbound:
             self._accept(way, seq, opened, now, total)
         elif self._is_new(way, seq):
             self._control(data[0], way.peer, bytes(opened), source, len(data))
+
+    def scattered(
+        self, way: Way, number: bytes, total: int, pieces: Mapping[int, bytes], now: Instant
+    ) -> None:
+        """Payloads of one record of frames by index, as they lay among others: as ``datagram``
+        with each, for less."""
+        seq = int.from_bytes(number, "big")
+        short_id = way.peer.short_id
+        if way.window is not None and way.window.saw(seq):
+            self._peers.drop(Drop.REPLAYED, len(pieces), of=short_id)
+            return
+        size = next((len(piece) for n, piece in pieces.items() if n + 1 < total), 0)
+        self.wanted = self._sizes.saw(size, len(pieces)) or self.wanted
+        whole = self._reassembly.add((short_id, way.epoch, seq), total, pieces, now)
+        if whole is None:
+            return
+        opened = self._open(way, number, memoryview(whole))
+        if opened is None:
+            self._peers.drop(Drop.UNAUTHENTIC, of=short_id)
+        else:
+            self._accept(way, seq, opened, now, total)
+
+    def refused(self, way: Way, number: bytes) -> None:
+        """Count a datagram that is a record, and that does not open."""
+        saw = way.window is not None and way.window.saw(int.from_bytes(number, "big"))
+        self._peers.drop(Drop.REPLAYED if saw else Drop.UNAUTHENTIC, of=way.peer.short_id)
 
     def record(
         self, way: Way, number: bytes, data: memoryview, now: Instant, datagrams: int

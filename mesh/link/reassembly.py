@@ -2,12 +2,14 @@
 
 The fast path never comes here: a record whose datagrams arrive in one run is opened in place.
 Bounds: so many unfinished records in all and per peer, so many octets, so many seconds. What is
-over gives up the oldest, of the same peer where it is the peer's own bound.
+over gives up the oldest, of the same peer where it is the peer's own bound; of these rather one of
+which a single datagram came: who knows a tag may begin records that never end.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mesh.clock import Instant
@@ -37,6 +39,8 @@ class Partial:
 class Reassembly:
     def __init__(self) -> None:
         self._partial: dict[Key, Partial] = {}
+        self._begun: dict[Key, None] = {}
+        """Those of them of which one datagram came, in the order they began."""
         self._per_peer: dict[ShortID, int] = {}
         self._octets = 0
         self._lost: Counter[ShortID] = Counter()
@@ -45,24 +49,32 @@ class Reassembly:
     def __len__(self) -> int:
         return len(self._partial)
 
-    def add(self, key: Key, index: int, total: int, piece: bytes, now: Instant) -> bytes | None:
-        """One datagram's payload; the whole record's when this was the last one missing."""
+    def add(self, key: Key, total: int, pieces: Mapping[int, bytes], now: Instant) -> bytes | None:
+        """Payloads of a record's datagrams, by index; the whole record's when none is missing."""
         partial = self._partial.get(key)
         if partial is None:
+            if len(pieces) == total:
+                return _in_order(pieces)
             self._make_room(key[0])
             partial = self._partial[key] = Partial(total, now)
             self._per_peer[key[0]] = self._per_peer.get(key[0], 0) + 1
-        if partial.total != total or index >= total or index in partial.pieces:
+        if partial.total != total:
             return None
-        partial.pieces[index] = piece
-        partial.octets += len(piece)
-        self._octets += len(piece)
+        for index, piece in pieces.items():
+            if index not in partial.pieces:
+                partial.pieces[index] = piece
+                partial.octets += len(piece)
+                self._octets += len(piece)
         if len(partial.pieces) < total:
+            if len(partial.pieces) == 1:
+                self._begun[key] = None
+            else:
+                self._begun.pop(key, None)
             while self._octets > MAX_OCTETS:
                 self._give_up(next(iter(self._partial)))
             return None
         self._drop(key)
-        return b"".join(partial.pieces[n] for n in range(total))
+        return _in_order(partial.pieces)
 
     def age(self, now: Instant) -> None:
         for key, partial in list(self._partial.items()):
@@ -92,7 +104,8 @@ class Reassembly:
     def _make_room(self, peer: ShortID) -> None:
         """Let one more record begin."""
         if self._per_peer.get(peer, 0) >= MAX_PARTIAL_PER_PEER:
-            self._give_up(next(k for k in self._partial if k[0] == peer))
+            oldest = next((k for k in self._begun if k[0] == peer), None)
+            self._give_up(oldest or next(k for k in self._partial if k[0] == peer))
         if len(self._partial) >= MAX_PARTIAL:
             self._give_up(next(iter(self._partial)))
 
@@ -110,8 +123,13 @@ class Reassembly:
 
     def _drop(self, key: Key) -> None:
         self._octets -= self._partial.pop(key).octets
+        self._begun.pop(key, None)
         left = self._per_peer[key[0]] - 1
         if left:
             self._per_peer[key[0]] = left
         else:
             del self._per_peer[key[0]]
+
+
+def _in_order(pieces: Mapping[int, bytes]) -> bytes:
+    return b"".join([pieces[n] for n in range(len(pieces))])

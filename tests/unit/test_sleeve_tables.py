@@ -170,7 +170,7 @@ def test_records_come_together_in_any_order() -> None:
     whole = {}
     for key, n in order:
         for _ in range(2 if key not in whole else 1):
-            got = pool.add(key, n, 5, pieces[key][n], T0)
+            got = pool.add(key, 5, {n: pieces[key][n]}, T0)
             if got is not None:
                 whole[key] = got
                 break
@@ -182,17 +182,17 @@ def test_records_come_together_in_any_order() -> None:
 def test_a_total_that_changes_is_ignored() -> None:
     pool = ra.Reassembly()
     key = (A, 1, 1)
-    assert pool.add(key, 0, 2, b"a", T0) is None
-    assert pool.add(key, 1, 3, b"x", T0) is None
-    assert pool.add(key, 1, 2, b"b", T0) == b"ab"
+    assert pool.add(key, 2, {0: b"a"}, T0) is None
+    assert pool.add(key, 3, {1: b"x"}, T0) is None
+    assert pool.add(key, 2, {1: b"b"}, T0) == b"ab"
 
 
 def test_records_that_wait_in_vain_are_given_up() -> None:
     """10.9: and counted, by their source."""
     pool = ra.Reassembly()
     for seq in range(3):
-        pool.add((A, 1, seq), 0, 2, b"a", T0)
-    pool.add((B, 1, 0), 0, 2, b"a", at(0.3))
+        pool.add((A, 1, seq), 2, {0: b"a"}, T0)
+    pool.add((B, 1, 0), 2, {0: b"a"}, at(0.3))
     pool.age(at(ra.AGE))
     assert pool.take_lost() == {A: 3}
     pool.forget(B)
@@ -205,12 +205,12 @@ def test_what_waits_for_long_is_torn_once() -> None:
     """10.9: records and the datagrams missing of them, and only what is late."""
     pool = ra.Reassembly()
     for index in range(3):
-        pool.add((A, 1, 1), index, 5, b"a", T0)
-    pool.add((A, 1, 2), 0, 5, b"a", T0)
-    pool.add((B, 1, 1), 0, 2, b"b", at(0.04))
+        pool.add((A, 1, 1), 5, {index: b"a"}, T0)
+    pool.add((A, 1, 2), 5, {0: b"a"}, T0)
+    pool.add((B, 1, 1), 2, {0: b"b"}, at(0.04))
     assert pool.take_torn(at(0.06), 0.05) == {A: (2, 6)}
     assert pool.take_torn(at(0.06), 0.05) == {}
-    assert pool.add((B, 1, 1), 1, 2, b"b", at(0.06)) == b"bb"
+    assert pool.add((B, 1, 1), 2, {1: b"b"}, at(0.06)) == b"bb"
     pool.age(at(10))
     assert pool.take_torn(at(10), 0.05) == {}
 
@@ -219,22 +219,49 @@ def test_what_is_given_up_before_it_is_late_is_torn() -> None:
     """10.9: at a high rate of loss there is no room to wait."""
     pool = ra.Reassembly()
     for seq in range(ra.MAX_PARTIAL_PER_PEER + 10):
-        pool.add((A, 1, seq), 0, 5, b"a", T0)
+        pool.add((A, 1, seq), 5, {0: b"a"}, T0)
     assert pool.take_torn(T0, 0.05) == {A: (10, 40)}
 
 
 def test_one_peer_cannot_take_anothers_room() -> None:
     """10.2: bounded for each peer and in all."""
     pool = ra.Reassembly()
-    pool.add((B, 1, 0), 0, 2, b"b", T0)
+    pool.add((B, 1, 0), 2, {0: b"b"}, T0)
     for seq in range(1000):
-        pool.add((A, 1, seq), 0, 2, b"a", T0)
+        pool.add((A, 1, seq), 2, {0: b"a"}, T0)
     assert pool._per_peer == {A: ra.MAX_PARTIAL_PER_PEER, B: 1}
-    assert pool.add((B, 1, 0), 1, 2, b"b", T0) == b"bb"
+    assert pool.add((B, 1, 0), 2, {1: b"b"}, T0) == b"bb"
     for peer in range(10, 40):
         for seq in range(50):
-            pool.add((ShortID(peer), 1, seq), 0, 2, b"a", T0)
+            pool.add((ShortID(peer), 1, seq), 2, {0: b"a"}, T0)
     assert len(pool._partial) == ra.MAX_PARTIAL
+
+
+def test_records_begun_by_one_datagram_go_first() -> None:
+    """10.2: who begins many records costs none of which more came."""
+    pool = ra.Reassembly()
+    pool.add((A, 1, 0), 3, {0: b"a"}, T0)
+    pool.add((A, 1, 0), 3, {1: b"b"}, T0)
+    for seq in range(1, 1000):
+        pool.add((A, 1, seq), 3, {0: b"x"}, T0)
+    assert len(pool) == ra.MAX_PARTIAL_PER_PEER
+    assert pool.add((A, 1, 0), 3, {2: b"c"}, T0) == b"abc"
+    for seq in range(1000, 2000):
+        pool.add((A, 1, seq), 3, {0: b"x", 1: b"y"}, T0)
+    assert len(pool) == ra.MAX_PARTIAL_PER_PEER
+    pool.age(at(ra.AGE))
+    assert not pool._begun
+
+
+def test_several_datagrams_of_a_record_at_once() -> None:
+    """10.2: whole at once, or what is missing later; what came before stays."""
+    pool = ra.Reassembly()
+    assert pool.add((A, 1, 1), 3, {2: b"c", 0: b"a", 1: b"b"}, T0) == b"abc"
+    assert len(pool) == 0
+    assert pool.add((A, 1, 2), 4, {3: b"d", 1: b"b"}, T0) is None
+    assert pool.add((A, 1, 2), 4, {1: b"x", 2: b"c", 0: b"a"}, T0) == b"abcd"
+    assert len(pool) == 0
+    assert pool._octets == 0
 
 
 def test_octets_are_bounded_also_within_records(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,11 +269,11 @@ def test_octets_are_bounded_also_within_records(monkeypatch: pytest.MonkeyPatch)
     pool = ra.Reassembly()
     for index in range(199):
         for seq in range(4):
-            pool.add((A, 1, seq), index, 200, bytes(100), T0)
+            pool.add((A, 1, seq), 200, {index: bytes(100)}, T0)
             assert pool._octets <= 5_000
     assert pool.take_lost()[A] > 0
-    assert pool.add((A, 2, 1), 0, 2, b"a", T0) is None
-    assert pool.add((A, 2, 1), 1, 2, b"b", T0) == b"ab"
+    assert pool.add((A, 2, 1), 2, {0: b"a"}, T0) is None
+    assert pool.add((A, 2, 1), 2, {1: b"b"}, T0) == b"ab"
 
 
 # ---- sizes and modes

@@ -80,6 +80,8 @@ class Slots:
         self.payloads = bytearray(max(payload * count, room) + 64)
         self.iov = (IoVec * (2 * count))()
         self.iov_address = ctypes.addressof(self.iov)
+        self.iov_view = memoryview(self.iov).cast("B")
+        """32 octets a slot."""
         self.lengths = memoryview(self.iov).cast("B").cast("L")[1::2]
         """Of the iovecs: header and payload of slot 0, of slot 1, …"""
         self.header_view = memoryview(self.headers)

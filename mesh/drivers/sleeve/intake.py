@@ -30,7 +30,7 @@ from mesh.drivers.sleeve.abi import (
 )
 from mesh.link.receivemode import ReceiveMode
 from mesh.link.slotsize import MOST
-from mesh.wire.sleeve import HEADER_SIZE, TOTAL_AT
+from mesh.wire.sleeve import HEADER_SIZE, INDEX_AT, TOTAL_AT
 
 SLOTS, BATCH = 512, 64
 FIRST_PAYLOAD = 1472 - HEADER_SIZE
@@ -109,6 +109,21 @@ class Intake:
         return bytes(slots.headers[HEADER_SIZE * n : HEADER_SIZE * (n + 1)]) + bytes(
             slots.payload_view[at : at + size - HEADER_SIZE]
         )
+
+    def alike(self, n: int) -> list[int]:
+        """Slots, from ``n`` on, whose headers are the same up to the index: of one record."""
+        headers, size = self.slots.headers, HEADER_SIZE
+        at, end = size * n, size * self.fill
+        head = bytes(headers[at : at + INDEX_AT])
+        found: list[int] = []
+        while at >= 0:
+            slot, off = divmod(at, size)
+            if off:  # the same octets across two headers
+                at = headers.find(head, at + 1, end)
+                continue
+            found.append(slot)
+            at = headers.find(head, at + size, end)
+        return found
 
     def source(self, n: int) -> bytes:
         """The socket address that the datagram in slot ``n`` came from."""

@@ -1,7 +1,8 @@
 """In: what lies in the slots is opened for us, relayed for others, run by run.
 
 A record whose datagrams lie in one run is opened where it lies; a run for another peer is sent on
-as it lies. Everything else goes to ``Inbound`` datagram by datagram.
+as it lies. Datagrams of one record that lie among others, as where several hosts send at once, are
+picked out together. Everything else goes to ``Inbound`` datagram by datagram.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from mesh.drivers.tap import BUFFER, set_receive_buffer
 from mesh.link.broadcast import Broadcasts
 from mesh.link.drops import Drop
 from mesh.link.fairness import FairShare
-from mesh.link.inbound import Control, Inbound
+from mesh.link.inbound import Control, Inbound, Way
 from mesh.link.joining import Joiner
 from mesh.link.peers import Neighbour, Peers
 from mesh.link.queuetime import QueueTime
@@ -26,6 +27,7 @@ from mesh.wire.sleeve import (
     HEADER,
     HEADER_SIZE,
     INDEX_AT,
+    MAX_DATAGRAMS,
     SEQ_AT,
     TOTAL_AT,
     WAY_SIZE,
@@ -70,6 +72,8 @@ class Receiver:
         self._wanted: int | None = None
         self._grow_at = Instant(0.0)
         self._now = Instant(0.0)
+        self._taken: set[int] = set()
+        """Slots dealt with before those in front of them."""
         self.relayed = 0
         self._joiner = Joiner(uplink.write)
         self.inbound = Inbound(
@@ -115,7 +119,12 @@ class Receiver:
         headers, payloads, payload = slots.header_view, slots.payload_view, slots.payload
         ways = inbound.ways()
         start, end = intake.start, intake.fill
+        taken = self._taken
+        taken.clear()
         while start < end:
+            if start in taken:
+                start += 1
+                continue
             size = words[SIZE_STEP * start + SIZE_AT]
             if not HEADER_SIZE <= size <= payload + HEADER_SIZE or us is None:
                 self._odd(size)
@@ -133,9 +142,10 @@ class Receiver:
                     start += 1
                     continue
             many = head[TOTAL_AT] - 1
-            if many >= 0 and not head[INDEX_AT] and way.has_frames:
+            if many >= 0 and way.has_frames:
                 last = start + many
-                if many:
+                is_run = not head[INDEX_AT]
+                if many and is_run:
                     # The ends of a run say that it is one: between them lies what was sent between.
                     known = min(last, end - 1)
                     at = HEADER_SIZE * known
@@ -145,16 +155,27 @@ class Receiver:
                         and headers[at + INDEX_AT] == known - start
                     )
                     if is_run and last >= end:
-                        break  # the rest is on its way
-                    size = words[SIZE_STEP * last + SIZE_AT] if is_run else 0
-                if HEADER_SIZE <= size <= payload + HEADER_SIZE:
-                    at = payload * start
-                    data = payloads[at : at + many * payload + size - HEADER_SIZE]
-                    if inbound.record(way, head[SEQ_AT:INDEX_AT], data, self._now, many + 1):
-                        if many:
-                            self._wanted = self._sizes.saw(payload, many) or self._wanted
-                        start = last + 1
-                        continue
+                        if not taken or max(taken) < start:
+                            break  # the rest is on its way
+                        is_run = False
+                if is_run:
+                    size = words[SIZE_STEP * last + SIZE_AT]
+                    if HEADER_SIZE <= size <= payload + HEADER_SIZE:
+                        at = payload * start
+                        data = payloads[at : at + many * payload + size - HEADER_SIZE]
+                        number = head[SEQ_AT:INDEX_AT]
+                        if inbound.record(way, number, data, self._now, many + 1):
+                            if many:
+                                self._wanted = self._sizes.saw(payload, many) or self._wanted
+                            start = last + 1
+                            continue
+                        if not many:
+                            inbound.refused(way, number)
+                            start += 1
+                            continue
+                if many and self._scattered(way, start, head):
+                    start += 1
+                    continue
             inbound.datagram(intake.datagram(start), intake.source(start), self._now)
             start += 1
         intake.consumed(start)
@@ -165,6 +186,34 @@ class Receiver:
             intake.lay_out(wanted)
             self._sizes.current = wanted
             inbound.wanted = self._wanted = None
+
+    def _scattered(self, way: Way, start: int, head: bytes) -> bool:
+        """All that lies here of one record, in one go; False where that is a single datagram."""
+        intake, total = self._intake, head[TOTAL_AT]
+        slots, payload = intake.slots, intake.slots.payload
+        headers, payloads = slots.headers, slots.payload_view
+        pieces: dict[int, bytes] = {}
+        numbers: list[int] = []
+        if head[INDEX_AT] >= total or total > MAX_DATAGRAMS:
+            return False
+        for n in intake.alike(start):
+            if n in self._taken:
+                continue
+            size, at = intake.size(n) - HEADER_SIZE, HEADER_SIZE * n
+            index = headers[at + INDEX_AT]
+            if (
+                0 <= size <= payload
+                and headers[at + TOTAL_AT] == total
+                and index < total
+                and index not in pieces
+            ):
+                pieces[index] = bytes(payloads[payload * n : payload * n + size])
+                numbers.append(n)
+        if len(pieces) < 2:
+            return False
+        self._taken.update(numbers)
+        self.inbound.scattered(way, head[SEQ_AT:INDEX_AT], total, pieces, self._now)
+        return True
 
     def _odd(self, size: int) -> None:
         """A datagram that cannot be one of ours, or does not fit its slot."""
@@ -216,6 +265,9 @@ class Receiver:
         )
         is_even = all(size == segment for size in sizes[:-1])
         if not (same and is_even and HEADER_SIZE <= sizes[-1] <= segment):
+            if total > 1 and (numbers := self._pick(start)):
+                self._relay_picked(numbers, (src, dst), hops)
+                return 1
             count, last = 1, first + HEADER_SIZE
         size = sizes[count - 1]
         if index + count < total or count > 1:
@@ -226,6 +278,34 @@ class Receiver:
             headers[first + 1 : last : HEADER_SIZE] = bytes((hops - 1,)) * count
             self._sender.slots(intake.slots, start, count, size - HEADER_SIZE, *path)
         return count
+
+    def _pick(self, start: int) -> list[int]:
+        """Slots of one record among others, that may be sent by one call: all full but for the
+        last. Nothing where they are not two."""
+        intake = self._intake
+        segment = intake.slots.payload + HEADER_SIZE
+        numbers: list[int] = []
+        for n in intake.alike(start):
+            size = intake.size(n)
+            if n in self._taken or not HEADER_SIZE <= size <= segment:
+                break
+            numbers.append(n)
+            if size < segment:
+                break
+        return numbers if len(numbers) > 1 else []
+
+    def _relay_picked(self, numbers: list[int], pair: tuple[int, int], hops: int) -> None:
+        intake = self._intake
+        slots, count = intake.slots, len(numbers)
+        tail = intake.size(numbers[-1]) - HEADER_SIZE
+        self._taken.update(numbers)
+        self._wanted = self._sizes.saw(slots.payload, count) or self._wanted
+        octets = (slots.payload + HEADER_SIZE) * (count - 1) + HEADER_SIZE + tail
+        path = self._onward(pair, hops, count, octets)
+        if path is not None:
+            for n in numbers:
+                slots.headers[HEADER_SIZE * n + 1] = hops - 1
+            self._sender.picked(slots, numbers, tail, *path)
 
     def _onward(
         self, pair: tuple[int, int], hops: int, count: int, octets: int

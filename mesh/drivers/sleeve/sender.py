@@ -93,6 +93,9 @@ class Sender:
         self._single_view = memoryview(self._single)
         self._single_iov = IoVec(address_of(self._single), 0)
         self._bursts: Slots | None = None
+        picked = (IoVec * (2 * MAX_GSO_SEGMENTS))()
+        self._picked_address = ctypes.addressof(picked)
+        self._picked_view = memoryview(picked).cast("B")
         self._single_address = ctypes.addressof(self._single_iov)
 
     def record(self, peer: Peer, frames: memoryview) -> None:
@@ -178,7 +181,7 @@ class Sender:
         peer.tx_datagrams += len(records)
         peer.tx_calls += 1
         if self._aim(way.via):
-            self._send_run(slots, 0, len(records), size + HEADER_SIZE, way.hop)
+            self._send_run(slots.iov_address, len(records), size + HEADER_SIZE, way.hop)
 
     def slots(
         self, slots: Slots, first: int, total: int, tail: int, hop: ShortID, via: Neighbour
@@ -193,9 +196,28 @@ class Sender:
         while first < end:
             count = min(most, end - first)
             alone = count == 1 and first + 1 == end
-            self._send_run(slots, first, count, HEADER_SIZE + tail if alone else segment, hop)
+            size = HEADER_SIZE + tail if alone else segment
+            self._send_run(slots.iov_address + 32 * first, count, size, hop)
             first += count
         slots.lengths[2 * end - 1] = slots.payload
+
+    def picked(
+        self, slots: Slots, numbers: Sequence[int], tail: int, hop: ShortID, via: Neighbour
+    ) -> None:
+        """Send these slots, the last with ``tail`` octets of payload, and what lies between not."""
+        if not self._aim(via):
+            return
+        segment = slots.payload + HEADER_SIZE
+        slots.lengths[2 * numbers[-1] + 1] = tail
+        most = min(MAX_GSO_SEGMENTS, MAX_GSO_OCTETS // segment)
+        for first in range(0, len(numbers), most):
+            some = numbers[first : first + most]
+            octets = b"".join([slots.iov_view[32 * n : 32 * n + 32] for n in some])
+            self._picked_view[: len(octets)] = octets
+            alone = len(some) == 1 and first + 1 == len(numbers)
+            size = HEADER_SIZE + tail if alone else segment
+            self._send_run(self._picked_address, len(some), size, hop)
+        slots.lengths[2 * numbers[-1] + 1] = slots.payload
 
     def small(self, kind: int, peer: Peer, body: bytes, *, via: Neighbour | None = None) -> None:
         """Send a record of one datagram: by its route, or straight ``via`` an address, one hop."""
@@ -220,12 +242,11 @@ class Sender:
 
     # ---- inside
 
-    def _send_run(self, slots: Slots, first: int, count: int, segment: int, hop: ShortID) -> None:
-        """One system call for so many slots, each a datagram of ``segment`` octets but for the
-        last, which may be shorter."""
+    def _send_run(self, iov: int, count: int, segment: int, hop: ShortID) -> None:
+        """One system call for so many slots, whose iovecs lie there: each a datagram of ``segment``
+        octets but for the last, which may be shorter."""
         msg = self._msg
-        msg.iov = slots.iov_address + 32 * first
-        msg.iovlen = 2 * count
+        msg.iov, msg.iovlen = iov, 2 * count
         if count > 1:
             if segment != self._segment:
                 self._segment = segment
