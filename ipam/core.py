@@ -173,9 +173,9 @@ class Core:
                 effects.append(newer(self.ring, src, message))
             case MessageKind.NEWER:
                 if self.returning.is_asked(src, message):
-                    self.ring.believed = frozenset(self._reachable)
+                    self.ring.is_asking = True
                 self._take_in(src, message, effects, now)
-                self.ring.believed = frozenset()
+                self.ring.is_asking = False
                 effects += self.returning.answered(src, message, self._reachable, now)
                 self._sure(effects, now)
             case MessageKind.WANT:
@@ -362,7 +362,8 @@ class Core:
         effects += self._merged(now)
         if merged.news:
             effects.append(Publish(RING, merged.news))
-            effects += self.estate.join()
+            if not self.returning.is_open:
+                effects += self.estate.join()  # a version that is ours to make, if it is still ours
 
     def _merged(self, now: Instant) -> list[AllocatorEffect]:
         """What merges brought to the ring: keep it, use what is ours, defend it."""

@@ -6,7 +6,7 @@ contradicts itself, nobody gives anything of the range out any more (docs/ipam.m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ipam.address import Address
@@ -68,13 +68,11 @@ class Disputes(dict[Address, Conflict]):
                 del self[start]
 
 
-def contradicted(
-    said: Slice, under: Iterable[Slice], us: PeerName, believed: Collection[PeerName]
-) -> Slice | None:
+def contradicted(said: Slice, under: Iterable[Slice], us: PeerName | None) -> Slice | None:
     """Of the earlier slices under it, one whose owner alone could have said this, and did not.
 
-    ``believed``: what is said of ours may be what became of it since the day we remember, if we
-    gave it to one of these.
+    ``us``: who made every version of what it owns, and knows them all; None while that memory is
+    in question, for what is said may be what became of our slice since.
     """
     if said.takeover:
         return None
@@ -85,6 +83,6 @@ def contradicted(
             continue  # its owner contradicts itself: a dispute, not a lie of another
         if said.version <= held.version + 1:
             return held  # the next version is its owner's to make
-        if held.owner == us and not {said.issuer, said.owner} & set(believed):
+        if held.owner == us:
             return held
     return None

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ipam.address import Address, AddressRange
-from ipam.overlay import Parts
+from ipam.overlay import Cover, Parts
 from ipam.slices import Slice
 from mesh.names import PeerName
 
@@ -50,6 +50,24 @@ class Divided:
             if part.slice_start is not None and part.stamp >> 64 > version
         }
         return [self.slices[at] for at in sorted(starts)]
+
+    def owned_outside(
+        self, owner: PeerName, known: Iterable[tuple[Address, Address]]
+    ) -> list[Slice]:
+        """Slices of a peer's that count somewhere outside of what it knows to be its own."""
+        parts = Parts()
+        for start, end in known:
+            if start < end:
+                whole = Cover(start, end, 0, None)
+                parts.lay(start, end, [whole, *parts.under(start, end)])
+        found = {}
+        for part in self._parts:
+            if part.slice_start is None or self.slices[part.slice_start].owner != owner:
+                continue
+            under = parts.under(part.start, part.end)
+            if not (len(under) == 1 and under[0].start <= part.start and part.end <= under[0].end):
+                found[part.slice_start] = self.slices[part.slice_start]
+        return list(found.values())
 
     def shares(self) -> dict[PeerName, int]:
         """Addresses owned by each peer."""

@@ -95,6 +95,11 @@ class Return:
         extents = tuple((s.start, s.end, s.version) for s in mine[:MAX_EXTENTS])
         return SendTo(peer, Message(MessageKind.VERIFY, self._number, extents=extents).encode())
 
+    @property
+    def answered_by(self) -> frozenset[PeerName]:
+        """Who has answered since it began."""
+        return frozenset(self._answered)
+
     def is_asked(self, src: PeerName, message: Message) -> bool:
         """Whether this answers a question of ours."""
         return self.is_open and self._asked.get(message.number) == src
@@ -116,7 +121,7 @@ class Return:
 
 
 def newer(ring: Ring, src: PeerName, message: Message) -> SendTo:
-    """What we know later of what somebody believes to own."""
+    """What we know later of what somebody believes to own, and what it does not know to own."""
     found: dict[int, bytes] = {}
     for start, end, version in message.extents:
         if start < end:
@@ -124,5 +129,8 @@ def newer(ring: Ring, src: PeerName, message: Message) -> SendTo:
                 found[piece.start] = ring.encoded(piece)
         if len(found) >= BATCH:
             break
+    if len(message.extents) < MAX_EXTENTS:  # else there was no room to say what it knows
+        for piece in ring.owned_outside(src, (extent[:2] for extent in message.extents)):
+            found[piece.start] = ring.encoded(piece)
     slices = tuple(list(found.values())[:BATCH])
     return SendTo(src, Message(MessageKind.NEWER, message.number, slices).encode())

@@ -50,9 +50,8 @@ class Ring(Divided):
         self.us = identity.name
         self.id: RingId | None = None
         self.conflicts = Disputes()
-        self.believed: frozenset[PeerName] = frozenset()
-        """While we ask what is newer than our memory: peers that are there, whose word about our
-        own slices may be true."""
+        self.is_asking = False
+        """We merge what we asked for, what is newer than our memory: of our own slices, too."""
         self.is_outdated = False
         """We heard of a slice that we issued and do not remember."""
         self.changed: list[Slice] = []
@@ -340,7 +339,7 @@ class Ring(Divided):
             for part in self._parts.under(said.start, said.end)
             if part.slice_start is not None and part.stamp < said.stamp
         ]
-        forged = contradicted(said, under, self.us, self.believed)
+        forged = contradicted(said, under, None if self.is_asking else self.us)
         if forged is not None:
             return self.conflicts.add(Conflict(forged, said, FORGED, source))
         if held is not None and held.stamp > said.stamp:

@@ -289,4 +289,25 @@ ADDRESSES = (
         "start < reach[0] and peer == reach[1]",
         SURVEY,
     ),
+    Bug(
+        "a restored host makes one slice of what it remembers before all have said what is newer",
+        "ipam/core.py",
+        "if not self.returning.is_open:\n                effects += self.estate.join()",
+        "if merged.news:\n                effects += self.estate.join()",
+        "tests/unit/test_allocator.py",
+    ),
+    Bug(
+        "a restored host takes back what it gave to one who is away now",
+        "ipam/ring.py",
+        "None if self.is_asking else self.us)",
+        "self.us)",
+        "tests/unit/test_allocator.py",
+    ),
+    Bug(
+        "who starts is not told what it owns and never heard of",
+        "ipam/returning.py",
+        "if len(message.extents) < MAX_EXTENTS:",
+        "if len(message.extents) > MAX_EXTENTS:",
+        "tests/unit/test_allocator.py",
+    ),
 )

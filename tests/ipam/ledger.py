@@ -18,13 +18,18 @@ class Ledger:
 
     What nobody could know is excused, and nothing else: a peer whose space was taken over while it
     was out of reach is a ghost until it has heard of that (R18); its containers' addresses are
-    astray until it has them back, or has said that they are lost.
+    astray until it has them back, or has said that they are lost. Where a host that was restored
+    could ask nobody who knew what became of its space, that has two honest histories (section 7):
+    it is forked until all agree about it.
     """
 
     def __init__(self, range: AddressRange) -> None:
         self.range = range
         self.holders: dict[Address, tuple[Node, AllocationKey]] = {}
+        self._displaced: dict[Address, list[tuple[Node, AllocationKey]]] = {}
+        """Who else has an address, in vain: when the holder is gone, it is theirs again."""
         self.owned: dict[Node, tuple[tuple[Address, Address], ...]] = {}
+        self.forked: set[int] = set()
         self._owner: dict[int, Node] = {}
         self._versions: dict[Node, dict[Address, int]] = {}
         self.answers = self.astray = 0
@@ -40,31 +45,46 @@ class Ledger:
         if held is not None and held != (node, key):
             if self._may_clash(node, address):
                 self.astray += 1
+                self._displaced.setdefault(address, []).append((node, key))
                 return  # it finds out when it hears of the takeover, and has to say so
             assert self._may_clash(held[0], address), (
                 f"I1: {self.range.text(address)} given to {node} {key.container},"
                 f" {held[0]} {held[1].container} has it"
             )
             self.astray += 1
+            self._displaced.setdefault(address, []).append(held)
         self.holders[address] = (node, key)
 
-    @staticmethod
-    def _may_clash(node: Node, address: Address) -> bool:
-        return node.is_ghost or address in node.astray
+    def _may_clash(self, node: Node, address: Address) -> bool:
+        return node.is_ghost or address in node.astray or address in self.forked
 
     def freed(self, node: Node, key: AllocationKey, address: Address) -> None:
         node.astray.discard(address)
+        others = [who for who in self._displaced.pop(address, ()) if who != (node, key)]
         if self.holders.get(address) == (node, key):
             del self.holders[address]
+            if others:
+                self.holders[address] = others.pop()
+        if others:
+            self._displaced[address] = others
 
     def revived(self, node: Node, key: AllocationKey, address: Address) -> None:
-        """A container is back that may have been gone, its address another's since."""
-        if self.holders.setdefault(address, (node, key)) != (node, key):
+        """A container is back that may have been gone, its address or its space another's since."""
+        held = self.holders.setdefault(address, (node, key))
+        if held != (node, key):
+            self._displaced.setdefault(address, []).append((node, key))
+        if held != (node, key) or self._owner.get(address) is not None:
             node.astray.add(address)
+
+    def has_parted_with(self, node: Node, address: Address) -> bool:
+        """Whether an address is another's by what a peer itself has said, durably."""
+        piece = self._durable(node, address)
+        return piece is not None and piece.owner != node.name
 
     def died(self, node: Node) -> None:
         """The host is gone, and its containers with it."""
-        self.holders = {a: who for a, who in self.holders.items() if who[0] is not node}
+        for key, address in node.granted.items():
+            self.freed(node, key, address)
 
     # ---- space
 
@@ -87,6 +107,7 @@ class Ledger:
             if core.returning.is_open:
                 return  # it must not use what it remembers before it has asked
             node.is_restored = False
+            self._asked_in_vain(node)
             for key, address in node.granted.items():
                 if self.holders.get(address) != (node, key) or not core.space.owns(address):
                     node.astray.add(address)
@@ -101,6 +122,38 @@ class Ledger:
                     node.astray.add(address)  # a takeover is the only way to lose it
             self._take(node, parts)
             self._check_versions(node)
+
+    def _asked_in_vain(self, node: Node) -> None:
+        """It goes on with its old memory: where that is wrong, nobody who answered knew better."""
+        core = node.core
+        assert core is not None
+        answered = [n for n in node.world.peers(node) if n.name in core.returning.answered_by]
+        for start, end in core.space.slices:
+            for at in range(start, end):
+                other = self._owner.get(at)
+                mine = core.ring.at(at)
+                theirs = None if other in (None, node) else self._durable(other, at)
+                if other is None or mine is None or theirs is None or theirs.owner != other.name:
+                    continue
+                if mine.version // EPOCH != theirs.version // EPOCH:
+                    continue  # it was taken over, and is a ghost
+                for peer in answered:
+                    assert peer.core is not None
+                    known = peer.core.ring.at(at)
+                    assert known is None or known.version <= mine.version, (
+                        f"R17: {node} goes on with {self.range.text(at)} v{mine.version},"
+                        f" {peer} knows v{known.version}"
+                    )
+                self.forked.add(at)
+
+    def agreed(self, nodes: list[Node]) -> None:
+        """A fork is none any more when everybody says the same of an address."""
+        for at in list(self.forked):
+            if (
+                len({p and p.stamp for n in nodes if not n.gone for p in [self._durable(n, at)]})
+                < 2
+            ):
+                self.forked.discard(at)
 
     def _laid_to_rest(self, ghost: Node) -> None:
         """A ghost is one no more when it has heard of everything that was taken from it."""
@@ -152,6 +205,8 @@ class Ledger:
         text = (
             f"I2: {self.range.text(at)} is {other}'s v{theirs.version} and {node}'s {mine.version}"
         )
+        if at in self.forked:
+            return
         assert mine.version // EPOCH != theirs.version // EPOCH, text
         ghost, piece = (other, mine) if mine.version > theirs.version else (node, theirs)
         if ghost is other and mine.takeover and other.alive and node.world.linked(node, other):

@@ -46,6 +46,8 @@ KINDS: tuple[tuple[str, int], ...] = (
     ("lie", 2),
 )
 MAX_PEERS = 64
+NOBODY = PeerName(b"nobody..")
+"""To whom liars give what is not theirs."""
 
 
 class Step(NamedTuple):
@@ -248,7 +250,9 @@ class Teller:
             self.world.clone(node, key_of(self._keys))
 
     def _lie(self, a: int, b: int) -> None:
-        """Somebody says of a slice of another's what only its owner may say."""
+        """Somebody says of a slice of another's what only its owner may say: that it is a third
+        one's, whom nobody knows. (Said to be its own, its own core, which is honest, would believe
+        it when it comes back.)"""
         liar, victim = self._living(a), self._living(b)
         if liar is None or victim is None or liar.core is None or victim.core is None:
             return
@@ -257,7 +261,7 @@ class Teller:
         if liar is victim or ring.id is None or not mine or victim.core.returning.is_open:
             return  # who does not know what is true of its own cannot know a lie
         held = mine[b % len(mine)]
-        stolen = replace(held, owner=liar.name, version=held.version + 1 + a % 4, takeover=False)
+        stolen = replace(held, owner=NOBODY, version=held.version + 1 + a % 4, takeover=False)
         said = sign_slice(ring.id, stolen, liar.identity)
         item = Item(said.key, said.stamp, encode_slice(ring.id, said))
         self.world.befell["lies"] += 1
@@ -286,6 +290,7 @@ class Teller:
         living = [n for n in world.nodes if n.alive]
         for dead in [n for n in world.nodes if not n.alive]:
             living[dead.number % len(living)].reclaim(dead.name, force=True)
+        living[0].reclaim(NOBODY, force=True)
         self._ask_again(living)
         world.run(10 * GOSSIP)
         self._same(living)

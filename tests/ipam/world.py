@@ -95,6 +95,8 @@ class World:
         for node in self.touched:
             self.ledger.check(node)
         self.touched.clear()
+        if self.ledger.forked:
+            self.ledger.agreed(self.nodes)
 
     # ---- life
 
@@ -121,11 +123,13 @@ class World:
         self.end_turn()
         for key, address in list(node.granted.items()):
             self.ledger.freed(node, key, address)
+        parted = {a for a in granted.values() if self.ledger.has_parted_with(node, a)}
         self.ledger.forget(node)
         node.disk, node.granted, node.is_restored = disk, dict(granted), True
         node.unsure = set(disk.allocations) - set(granted)
         for key, address in granted.items():
             self.ledger.revived(node, key, address)
+        node.astray |= parted
         self.start(node)
 
     def clone(self, node: Node, key: AllocationKey) -> None:

@@ -312,3 +312,100 @@ def test_a_freed_address_rests_over_a_restart() -> None:
     again.start(NOW, company=False)
     assert answers(again.allocate(1, key(1), NOW)) == {1: Allocated(Address(freed + 1))}
     assert again.space.rests(freed)
+
+
+# ---- a memory that is old, and those who could say so
+
+THREE = Identity.from_seed(b"\x03" * 32)
+
+
+def memory(peer: Allocator) -> Stored:
+    return Stored(
+        peer.ring.id.cluster if peer.ring.id else None,
+        None,
+        tuple(peer.ring.encoded(piece) for piece in peer.ring.slices.values()),
+    )
+
+
+def asks_for(taker: Allocator, giver: Allocator, *wanted: int) -> None:
+    """Certain addresses change hands; both hear all of it."""
+    for address in wanted:
+        (asked,) = messages(taker.claim(address, key(address), Address(address), NOW), giver)
+        (given,) = messages(saved(giver, giver.receive(taker.us, asked, NOW)), taker)
+        saved(taker, taker.receive(giver.us, given, NOW))
+        taker.free(address, key(address), NOW)
+
+
+def restored(old: Stored, *reachable: Allocator) -> Allocator:
+    again = Allocator(ONE, RANGE, Random(2), entropy_id=b"c" * 16, stored=old)
+    again.start(NOW)
+    again.peers({peer.us: "" for peer in reachable}, NOW)
+    return again
+
+
+def is_told(again: Allocator, witness: Allocator) -> list[AllocatorEffect]:
+    """It asks a witness what is newer than its memory, and hears it."""
+    (asked, *_) = messages(again.handle_timer(Instant(NOW + 2)), witness)
+    (newer,) = messages(witness.receive(again.us, asked, NOW), again)
+    return again.receive(witness.us, newer, NOW)
+
+
+def test_what_was_given_to_one_who_is_away_is_not_taken_back() -> None:
+    """R17: a witness says what became of a slice; whom it names need not be there to be believed.
+    What it got was divided since, so that nothing of it is in the giver's own hand any more."""
+    one, two = pair()
+    old = memory(one)
+    third = allocator(THREE)
+    one.ring.give(RANGE.start, Address(RANGE.start + 16), TWO.name)
+    told(one, two, third)
+    two.ring.give(RANGE.start, Address(RANGE.start + 4), THREE.name)
+    told(two, third)
+    again = restored(old, third)
+    is_told(again, third)
+    assert again.withheld is None
+    for address in range(RANGE.start, RANGE.end):
+        assert again.ring.owner_of(address) == third.ring.owner_of(address)
+    assert again.ring.conflicts == {}
+
+
+def test_neighbours_stay_apart_while_the_memory_of_them_is_in_question() -> None:
+    """R9, R17: of two witnesses one has answered, who heard half of a donation. Were its end made
+    one slice with what we remember, we would own again what the other was given."""
+    one, two = pair()
+    old = memory(one)
+    third = allocator(THREE)
+    told(one, third)
+    middle = (Address(RANGE.start + 64), Address(RANGE.start + 128))
+    _, _, end = one.ring.give(*middle, TWO.name)
+    told(one, two)
+    third.ring.merge([Item(end.key, end.stamp, one.ring.encoded(end))], ONE.name, NOW)
+    again = restored(old, two, third)
+    is_told(again, third)
+    assert again.withheld == "verifying", "the other witness has not answered"
+    is_told(again, two)
+    assert again.withheld is None
+    for address in range(RANGE.start, RANGE.end):
+        assert again.ring.owner_of(address) == two.ring.owner_of(address)
+
+
+def test_who_starts_is_told_what_it_owns_and_never_heard_of() -> None:
+    """R17: its giver left while it was down. Until it knows, it cannot tell a lie about it."""
+    one, two = pair()
+    asks_for(two, one, *range(RANGE.start + 8, RANGE.start + 12))
+    old = memory(two)
+    (given,) = one.ring.give(Address(RANGE.start + 64), Address(RANGE.end), TWO.name)[-1:]
+    third = allocator(THREE)
+    told(one, third)
+    third.peers({TWO.name: ""}, NOW)
+    again = Allocator(TWO, RANGE, Random(2), entropy_id=b"c" * 16, stored=old)
+    again.start(NOW)
+    again.peers({THREE.name: ""}, NOW)
+    assert again.ring.owner_of(given.start) == ONE.name
+    is_told(again, third)
+    assert again.ring.owner_of(given.start) == TWO.name
+    assert again.ring.id is not None
+    stolen = replace(given, owner=ONE.name, version=given.version + 1)
+    lie = sign_slice(again.ring.id, stolen, THREE)
+    octets = encode_slice(again.ring.id, lie)
+    merged = again.ring.merge([Item(lie.key, lie.stamp, octets)], THREE.name, NOW)
+    assert [r.reason for r in merged.rejected] == ["slice-forged"]
