@@ -178,6 +178,7 @@ class Core:
                 self.ring.is_asking = False
                 effects += self.returning.answered(src, message, self._reachable, now)
                 self._sure(effects, now)
+                self._seek(effects, now)
             case MessageKind.WANT:
                 if self._why_not_here() is None:
                     effects += self._donor.part_with(src, message)
@@ -424,16 +425,19 @@ class Core:
         return effects
 
     def _armed(self, effects: list[AllocatorEffect], now: Instant) -> list[AllocatorEffect]:
-        waits = [self._voter.propose_at, self._voter.hurry_at, self.leaving.until]
-        waits += [self.returning.until, self._wants.until, self._survey.until]
-        waits += [p.until for p in self._pending.values()]
-        if self._pending:
-            waits.append(self._donors.until)
-        if self._pending or self._leaves:
-            waits.append(self.space.next_rested())
+        waits = [self.leaving.until, self.returning.until, self._survey.until]
+        waits.append(self._pending.first_until)
+        if not self.ring.is_seeded:
+            waits += [self._voter.propose_at, self._voter.hurry_at]
+        if not self.returning.is_waiting:
+            waits.append(self._wants.until)
+            if self._pending.needs_space:
+                waits += [self._donors.until, self.space.next_rested(now)]
+            elif self._leaves:
+                waits.append(self.space.next_rested(now))
         wishes = [at for at in waits if at is not None]
-        # What is overdue waits for something else, a message or a dispute's end: look again soon,
-        # not for ever at this instant.
+        # Nobody is woken for what waits for something else, a message or a dispute's end. Should
+        # anything be overdue all the same: soon, not for ever at this instant.
         soonest = max(min(wishes), Instant(now + LOOK_AGAIN)) if wishes else None
         effects.append(Arm(soonest))
         return effects

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from ipam.address import Address
 from ipam.effects import AllocationKey
@@ -52,12 +53,18 @@ class Waiting(dict[int, Pending]):
         """Whether any of them is content with whatever address there is."""
         return any(pending.wanted is None for pending in self.values())
 
+    @property
+    def first_until(self) -> Instant | None:
+        """When the first of them gives up: who came first, for all are equally patient."""
+        return next((pending.until for pending in self.values()), None)
+
     def wanted(self) -> set[Address]:
         return {pending.wanted for pending in self.values() if pending.wanted is not None}
 
     def expired(self, now: Instant) -> list[Pending]:
         """Those who waited long enough; they wait no more."""
-        return [self.pop(p.request) for p in list(self.values()) if p.until <= now]
+        late = list(takewhile(lambda pending: pending.until <= now, self.values()))
+        return [self.pop(pending.request) for pending in late]
 
     def denied(self, address: Address) -> list[Pending]:
         """Those who wanted this very address; they wait no more."""

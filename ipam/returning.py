@@ -82,8 +82,8 @@ class Return:
                 return []
             self.is_waiting = False
         self.until = Instant(now + ASK_AGAIN)
-        if not reachable and not self.is_waiting:
-            self.until = None  # until there is somebody
+        if not reachable:  # there is nobody to ask again: only whoever comes, or patience's end
+            self.until = Instant(self._began + ALONE) if alone and self.is_waiting else None
         return [self._ask(peer) for peer in missing]
 
     def _ask(self, peer: PeerName) -> SendTo:

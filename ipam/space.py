@@ -212,12 +212,14 @@ class Space:
             del self._resting[address]
             self._is_forgetful = True
 
-    def next_rested(self) -> Instant | None:
-        """When the first resting address may be given again."""
-        rests = [until for _, _, until in self._recent]
+    def next_rested(self, now: Instant) -> Instant | None:
+        """When the next resting address may be given again; what has rested waits for nothing."""
+        rests = [until for _, _, until in self._recent if until > now]
         for since in self._resting.values():
-            rests.append(Instant(since + self._rest))
-            break
+            until = Instant(since + self._rest)
+            if until > now:
+                rests.append(until)
+                break
         return min(rests, default=None)
 
     def spare_block(self, now: Instant) -> tuple[Address, Address] | None:

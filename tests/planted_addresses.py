@@ -310,4 +310,25 @@ ADDRESSES = (
         "if len(message.extents) > MAX_EXTENTS:",
         "tests/unit/test_allocator.py",
     ),
+    Bug(
+        "who won the election is woken twenty times a second for ever",
+        "ipam/core.py",
+        "if not self.ring.is_seeded:\n            waits += [self._voter",
+        "if self.us:\n            waits += [self._voter",
+        "tests/unit/test_allocator.py",
+    ),
+    Bug(
+        "what has rested, and nobody can use, wakes the daemon again and again",
+        "ipam/core.py",
+        "if self._pending.needs_space:\n                waits += [",
+        "if self._pending:\n                waits += [",
+        "tests/unit/test_allocator.py",
+    ),
+    Bug(
+        "alone with a memory in question, it looks every second for whom to ask",
+        "ipam/returning.py",
+        "if not reachable:  # there",
+        "if not reachable and not self.is_waiting:  # there",
+        "tests/unit/test_allocator.py",
+    ),
 )

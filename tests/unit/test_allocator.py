@@ -20,11 +20,12 @@ from ipam.effects import (
 )
 from ipam.exclusions import Excluded, Exclusion, parse_exclusions
 from ipam.messages import MessageKind, decode
-from ipam.requests import PATIENCE
+from ipam.requests import GATHER, PATIENCE
 from ipam.returning import ALONE
 from ipam.slices import Slice, encode_slice, sign_slice
 from mesh.clock import Instant
 from mesh.crypto.identity import Identity
+from mesh.effects import Arm
 from mesh.gossip.channel import Item
 from tests.store_twin import MemoryStore
 
@@ -409,3 +410,48 @@ def test_who_starts_is_told_what_it_owns_and_never_heard_of() -> None:
     octets = encode_slice(again.ring.id, lie)
     merged = again.ring.merge([Item(lie.key, lie.stamp, octets)], THREE.name, NOW)
     assert [r.reason for r in merged.rejected] == ["slice-forged"]
+
+
+# ---- nobody is woken for what nothing can be done about
+
+
+def wakes(peer: Allocator, since: float, until: float) -> int:
+    """Times that a driver would fire its timer, asked for as it asks."""
+    count, now = 0, Instant(since)
+    while now < until:
+        (arm,) = [e for e in peer.handle_timer(now) if isinstance(e, Arm)]
+        count += 1
+        if arm.deadline is None:
+            break
+        now = Instant(max(now, arm.deadline))
+    return count
+
+
+def test_who_won_the_election_sleeps() -> None:
+    one = allocator(ONE, electors=1)
+    assert isinstance(answers(one.allocate(1, key(1), NOW))[1], Allocated)
+    assert wakes(one, NOW + GATHER, NOW + 3600) == 1
+
+
+def test_a_request_for_a_certain_address_looks_once_a_second_however_much_has_rested() -> None:
+    """R13: its owner is away. What has rested here, and donors, are of no use to it."""
+    one, two = pair()
+    asks_for(two, one, *range(RANGE.start + 8, RANGE.start + 12))
+    two.peers({}, NOW)
+    two.allocate(0, key(0), NOW)
+    late = Instant(NOW + PATIENCE)
+    two.handle_timer(late)
+    two.claim(1, key(1), Address(RANGE.start + 77), late)
+    assert 1 <= wakes(two, late, late + PATIENCE - 0.5) <= PATIENCE
+
+
+def test_a_memory_in_question_alone_is_looked_at_when_its_time_is_over() -> None:
+    """R17: and by what peers come; who is called a clone waits for them alone."""
+    one, _ = pair()
+    again = Allocator(ONE, RANGE, Random(2), entropy_id=b"c" * 16, stored=memory(one))
+    again.start(NOW)
+    again.allocate(1, key(1), NOW)
+    assert wakes(again, NOW + 1, NOW + ALONE) <= 2
+    again.doubted(NOW)
+    assert wakes(again, NOW + ALONE, NOW + PATIENCE - 1) <= 2
+    assert again.withheld == "verifying"
