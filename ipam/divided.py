@@ -19,18 +19,26 @@ class Divided:
         self.range = range
         self.slices: dict[Address, Slice] = {}
         self._parts = Parts()
+        self._by_owner: dict[PeerName, list[Slice]] = {}
+        self._by_owner_at = 0
+        """As of which change of the parts that was worked out: it is asked far more often."""
 
     def owned(self, owner: PeerName) -> list[Slice]:
         """What counts of a peer's slices: each as long as it is not overlaid."""
-        found = []
-        for part in self._parts:
-            if part.slice_start is None:
-                continue
-            piece = self.slices[part.slice_start]
-            if piece.owner == owner:
-                whole = piece.start == part.start and piece.end == part.end
-                found.append(piece if whole else replace(piece, start=part.start, end=part.end))
-        return found
+        return list(self._owned().get(owner, ()))
+
+    def _owned(self) -> dict[PeerName, list[Slice]]:
+        if self._by_owner_at != self._parts.changes:
+            by_owner: dict[PeerName, list[Slice]] = {}
+            for part in self._parts:
+                if part.slice_start is None:
+                    continue
+                piece = self.slices[part.slice_start]
+                if piece.start != part.start or piece.end != part.end:
+                    piece = replace(piece, start=part.start, end=part.end)
+                by_owner.setdefault(piece.owner, []).append(piece)
+            self._by_owner, self._by_owner_at = by_owner, self._parts.changes
+        return self._by_owner
 
     def at(self, address: int) -> Slice | None:
         """The slice that says whose an address is."""
@@ -71,12 +79,7 @@ class Divided:
 
     def shares(self) -> dict[PeerName, int]:
         """Addresses owned by each peer."""
-        shares: dict[PeerName, int] = {}
-        for part in self._parts:
-            if part.slice_start is not None:
-                owner = self.slices[part.slice_start].owner
-                shares[owner] = shares.get(owner, 0) + part.end - part.start
-        return shares
+        return {owner: sum(p.end - p.start for p in own) for owner, own in self._owned().items()}
 
     def is_mostly(self, peers: Iterable[PeerName], without: PeerName) -> bool:
         """Whether these own more than half of what is not ``without``'s."""

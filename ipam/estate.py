@@ -76,8 +76,8 @@ class Estate:
     def note(self) -> bool:
         """Take note of what the ring says is ours; whether that is something else than before."""
         before, conflicts = self.space.slices, self._ring.conflicts.values()
-        self.space.own((s.start, s.end) for s in self._ring.owned(self._ring.us))
         self.space.barred = [(c.start, c.end) for c in conflicts if c.reason == "version-reused"]
+        self.space.own((s.start, s.end) for s in self._ring.owned(self._ring.us))
         return self.space.slices != before
 
     def look_astray(self) -> None:

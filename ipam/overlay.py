@@ -57,12 +57,15 @@ class Parts:
 
     def __init__(self) -> None:
         self._parts: list[Cover] = []
+        self._starts: list[int] = []
+        self.changes = 0
+        """Counts what was laid: whoever keeps what it worked out of the parts compares it."""
 
     def __iter__(self) -> Iterator[Cover]:
         return iter(self._parts)
 
     def at(self, address: int) -> Cover | None:
-        place = bisect_right(self._parts, address, key=_start) - 1
+        place = bisect_right(self._starts, address) - 1
         if place < 0 or address >= self._parts[place].end:
             return None
         return self._parts[place]
@@ -77,10 +80,10 @@ class Parts:
         return self._parts[low:high]
 
     def _places(self, start: int, end: int) -> tuple[int, int]:
-        low = bisect_right(self._parts, start, key=_start) - 1
+        low = bisect_right(self._starts, start) - 1
         if low < 0 or self._parts[low].end <= start:
             low += 1
-        return low, max(low, bisect_left(self._parts, end, key=_start))
+        return low, max(low, bisect_left(self._starts, end))
 
     def lay(self, start: int, end: int, covers: Iterable[Cover]) -> None:
         """Work ``[start, end)`` out anew from all that covers any of it."""
@@ -96,11 +99,10 @@ class Parts:
                 parts.insert(0, part._replace(end=Address(start)))
             if part.end > end:
                 parts.append(part._replace(start=Address(end)))
-        self._parts[low:high] = _joined(parts)
-
-
-def _start(part: Cover) -> int:
-    return part.start
+        whole = _joined(parts)
+        self._parts[low:high] = whole
+        self._starts[low:high] = [part.start for part in whole]
+        self.changes += 1
 
 
 def _joined(parts: list[Cover]) -> list[Cover]:

@@ -56,7 +56,9 @@ class Waiting(dict[int, Pending]):
     @property
     def first_until(self) -> Instant | None:
         """When the first of them gives up: who came first, for all are equally patient."""
-        return next((pending.until for pending in self.values()), None)
+        for pending in self.values():
+            return pending.until
+        return None
 
     def wanted(self) -> set[Address]:
         return {pending.wanted for pending in self.values() if pending.wanted is not None}

@@ -61,6 +61,8 @@ class Ring(Divided):
         self._cut: list[tuple[Address, Address, int]] = []
         """Ends of slices of ours that others made shorter, and their versions."""
         self._unsaved = Unsaved()
+        self._digest: dict[bytes, int] = {}
+        self._digest_at = (0, 0)
         self.shortened = Shortened()
 
     @classmethod
@@ -284,6 +286,12 @@ class Ring(Divided):
             self._unsaved.saved(start)
 
     def digest(self) -> Mapping[bytes, int]:
+        at = (self._parts.changes, self._unsaved.turns)
+        if self._digest_at != at:
+            self._digest, self._digest_at = self._digested(), at
+        return self._digest
+
+    def _digested(self) -> dict[bytes, int]:
         shown = {piece.key: piece.stamp for piece in self.slices.values()}
         for start in self._unsaved.starts():
             key = start.to_bytes(ADDRESS_SIZE, "big")

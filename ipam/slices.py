@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
 
@@ -39,6 +39,12 @@ class Slice:
     takeover: bool = False
     issuer_key: bytes = bytes(PUBLIC_KEY_SIZE)
     signature: bytes = bytes(SIGNATURE_SIZE)
+    stamp: int = field(init=False, repr=False, compare=False)
+    """Version, then a hash of the content: equal versions that differ are seen to differ."""
+
+    def __post_init__(self) -> None:
+        stamp = _stamp(self.start, self.end, self.owner, self.version, self.takeover)
+        object.__setattr__(self, "stamp", stamp)
 
     @property
     def key(self) -> bytes:
@@ -54,18 +60,17 @@ class Slice:
 
     def content(self) -> bytes:
         """What ownership is about: who issued it, and when again, does not matter to it."""
-        out = Writer().uint(self.start, ADDRESS_SIZE).uint(self.end, ADDRESS_SIZE)
-        return out.name(self.owner).u64(self.version).u8(self.takeover).done()
+        return _content(self.start, self.end, self.owner, self.version, self.takeover)
 
-    @property
-    def stamp(self) -> int:
-        """Version, then a hash of the content: equal versions that differ are seen to differ."""
-        return _stamp(self.start, self.end, self.owner, self.version, self.takeover)
+
+def _content(start: Address, end: Address, owner: PeerName, version: int, takeover: bool) -> bytes:
+    out = Writer().uint(start, ADDRESS_SIZE).uint(end, ADDRESS_SIZE)
+    return out.name(owner).u64(version).u8(takeover).done()
 
 
 @lru_cache(1 << 14)
 def _stamp(start: Address, end: Address, owner: PeerName, version: int, takeover: bool) -> int:
-    content = Slice(start, end, owner, version, takeover).content()
+    content = _content(start, end, owner, version, takeover)
     return version << 64 | int.from_bytes(sha256(content).digest()[:8], "big")
 
 

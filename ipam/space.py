@@ -50,6 +50,8 @@ class Space:
     def own(self, slices: Iterable[tuple[Address, Address]]) -> None:
         """These are ours now, and nothing else is."""
         wanted = sorted(slices)
+        if wanted == self._slices:
+            return
         ends = dict(wanted)
         for start, cursor in list(self._cursor.items()):
             if start not in ends:

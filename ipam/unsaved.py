@@ -16,6 +16,8 @@ class Unsaved:
     def __init__(self) -> None:
         self._hidden: dict[Address, Slice | None] = {}
         self._before: dict[Address, Slice | None] = {}
+        self.turns = 0
+        """Counts what is hidden and saved."""
 
     def changes(self, start: Address, held: Slice | None) -> None:
         """What is known under a start is about to become something else."""
@@ -27,9 +29,12 @@ class Unsaved:
         for piece in changed:
             self._hidden.setdefault(piece.start, self._before.get(piece.start))
         self._before.clear()
+        self.turns += 1
 
     def saved(self, start: Address) -> None:
-        self._hidden.pop(start, None)
+        if start in self._hidden:
+            del self._hidden[start]
+            self.turns += 1
 
     def __contains__(self, start: Address) -> bool:
         return start in self._hidden

@@ -28,7 +28,7 @@ class Ledger:
         self.holders: dict[Address, tuple[Node, AllocationKey]] = {}
         self._displaced: dict[Address, list[tuple[Node, AllocationKey]]] = {}
         """Who else has an address, in vain: when the holder is gone, it is theirs again."""
-        self.owned: dict[Node, tuple[tuple[Address, Address], ...]] = {}
+        self.owned: dict[Node, list[tuple[Address, Address]]] = {}
         self.forked: set[int] = set()
         self._owner: dict[int, Node] = {}
         self._versions: dict[Node, dict[Address, int]] = {}
@@ -113,8 +113,8 @@ class Ledger:
                     node.astray.add(address)
         if node.taken:
             self._laid_to_rest(node)
-        parts = tuple(core.space.slices)
-        if self.owned.get(node, ()) != parts:
+        parts = core.space.slices
+        if self.owned.get(node, []) != parts:
             self._let_go(node)
             for address in node.granted.values():
                 piece = core.ring.at(address)
@@ -168,7 +168,7 @@ class Ledger:
             owns = ghost.core.space.owns
             ghost.astray |= {a for a in ghost.granted.values() if not owns(a)}
 
-    def _take(self, node: Node, parts: tuple[tuple[Address, Address], ...]) -> None:
+    def _take(self, node: Node, parts: list[tuple[Address, Address]]) -> None:
         self.owned[node] = parts
         assert node.core is not None
         space = node.core.space

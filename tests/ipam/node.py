@@ -67,6 +67,7 @@ class Node:
         """Its memory is old, and it has not heard yet of what is newer."""
         self.life = 0
         self.deadline = 0
+        self.armed: float | None = None
         self.rate, self.base = 1.0, world.rng.uniform(0.0, 1e6)
         self.requests: dict[int, tuple[str, AllocationKey]] = {}
         self.granted: dict[AllocationKey, Address] = {}
@@ -110,7 +111,7 @@ class Node:
         self.perform(core.start(self.now()))
 
     def kill(self) -> None:
-        self.core = self.batch = None
+        self.core = self.batch = self.armed = None
         self.life += 1
         self.unsure |= {key for what, key in self.requests.values() if what == "allocate"}
         self.unsure -= set(self.granted)
@@ -217,16 +218,14 @@ class Node:
 
     def _perform(self, effect: AllocatorEffect) -> None:
         match effect:
+            case Arm(deadline):  # the commonest goes first
+                self._arm(deadline)
             case Answer(request, result):
                 self._answered(request, result)
             case SendTo(peer, message):
                 self.world.send(self, peer, message)
             case Publish(channel, keys):
                 self.world.publish(self, channel, keys)
-            case Arm(deadline):
-                self.deadline += 1
-                if deadline is not None:
-                    self.world.arm(self, (deadline - self.base) / self.rate)
             case Notify(LostAddress() as lost):
                 self.reported.add(lost.key)
             case Notify(Left()):
@@ -234,7 +233,17 @@ class Node:
             case _:
                 return
 
+    def _arm(self, deadline: Instant | None) -> None:
+        when = None if deadline is None else (deadline - self.base) / self.rate
+        if when is not None and when == self.armed:
+            return
+        self.armed = when
+        self.deadline += 1
+        if when is not None:
+            self.world.arm(self, when)
+
     def fire(self) -> None:
+        self.armed = None
         if self.core is not None:
             self.perform(self.core.handle_timer(self.now()))
 

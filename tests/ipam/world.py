@@ -186,7 +186,15 @@ class World:
             node.see({n.name: "" for n in self.peers(node)})
 
     def peers(self, node: Node) -> list[Node]:
-        return [n for n in self.nodes if n is not node and n.alive and self.linked(node, n)]
+        if node.is_clone:
+            return []
+        side = self.side
+        here = side[node]
+        return [
+            n
+            for n in self.nodes
+            if n.core is not None and side[n] == here and n is not node and not n.is_clone
+        ]
 
     # ---- what is said
 
