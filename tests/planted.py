@@ -946,6 +946,13 @@ BUGS = (
         "tests/netns/test_datapath_kernel.py::test_what_may_be_cut_goes_on_and_is_answered_as_well",
     ),
     Bug(
+        "fastdp: floods are not bounded",
+        "mesh/link/bpf/frames.h",
+        "a->spent_until = spent + each;",
+        "a->spent_until = spent;",
+        "tests/drivers/test_bpf_programs.py::test_unicast_nobody_is_known_behind_is_bounded",
+    ),
+    Bug(
         "fastdp: the second round of copies leaves one out",
         "mesh/link/bpf/copies.c",
         "first += ROUND;",

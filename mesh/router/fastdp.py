@@ -43,6 +43,9 @@ from mesh.topology.record import Record
 from mesh.topology.routes import Routes, carried
 from mesh.wire.heartbeat import ANSWER, QUESTION, Beat
 
+NOT_STARTED = "not-started"
+"""Why there is no fast path yet, where one is wanted."""
+
 GRACE = 60.0
 """Seconds that ways of an earlier daemon are kept for peers that we have not heard of yet."""
 
@@ -96,7 +99,7 @@ class Fastdp:
         on_change: Callable[[], None],
     ) -> None:
         self._hub, self._pods, self._on_change = hub, pods, on_change
-        self.problem: str | None = self.unwanted or "not-started"
+        self.problem: str | None = self.unwanted or NOT_STARTED
         self.paths: dict[PeerName, FastPath] = {}
         self.ways: Mapping[PeerName, Way] = {}
         """By whom peers are reached in the kernel now."""
@@ -127,6 +130,9 @@ class Fastdp:
         """There is a fast path, and this is what it does already."""
         self.problem, self._started_at = None, self._hub.now
         self.told, self._configured, self._told_for = tables, None, {}
+        # The sleeve may have been proven while the kernel's path was not open to be.
+        until = Instant(self._hub.now + PATIENCE)
+        self._patience = {to: until for to, via in tables.routes.items() if via != SLEEVE}
         self._on_change()
 
     def lost(self, reason: str) -> None:
@@ -144,8 +150,9 @@ class Fastdp:
 
     @property
     def overlays(self) -> tuple[str, ...]:
-        """That frames can come to us by, as our record says it."""
-        return ("fastdp", "sleeve") if self.problem is None else ("sleeve",)
+        """That frames can come to us by, as our record says it. Before we know we say that they
+        can: an earlier daemon's kernel may be at it, and who asks it finds out."""
+        return ("fastdp", "sleeve") if self.problem in (None, NOT_STARTED) else ("sleeve",)
 
     def features(self, host: str) -> dict[str, str]:
         """What we say in a handshake with who is at that address."""
@@ -170,6 +177,7 @@ class Fastdp:
         if known is not None:
             same = (known.host, known.trusts, known.port) == (host, trusts, number)
             if same and (known.well or known.uid == uid):
+                known.restarted |= known.uid != uid
                 known.connected, known.uid = True, uid
                 return
             self._stop(peer)
@@ -375,6 +383,7 @@ class Fastdp:
             else:
                 hub.count("too-many-heartbeats")
         elif path.heart is not None:
+            path.restarted = False
             self._perform(peer, path, path.heart.answered(beat.nonce, beat.size, hub.now))
 
     # ---- inside
@@ -404,8 +413,19 @@ class Fastdp:
             # Silent together with its daemon, perhaps: the sleeve has to show that it is not.
             self._patience[self._ids[peer]] = Instant(hub.now + PATIENCE)
         hub.notify(KernelPathChanged(peer, path.well, event.reason))
+        if isinstance(event, Unwell) and path.restarted:
+            self._begin_anew(peer, path)
         self._on_change()
         self._let_go_idle(peer, path)
+
+    def _begin_anew(self, peer: PeerName, path: FastPath) -> None:
+        """As with a path that fell before its peer came back: there is nothing to prove. Its way is
+        kept as long as that one's, from now on."""
+        now = self._hub.now
+        path.restarted, path.heart = False, Heartbeat(self._hub.rng, path.mtu)
+        if peer in self._ids:
+            self._patience[self._ids[peer]] = Instant(now + PATIENCE)
+        self._perform(peer, path, path.heart.start(now))
 
     def _stop(self, peer: PeerName) -> None:
         path = self.paths[peer]

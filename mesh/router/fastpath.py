@@ -22,6 +22,9 @@ class FastPath:
     trusts: bool
     port: int
     connected: bool = True
+    restarted: bool = False
+    """Its peer has started again and has not answered since: silence until it does is the new
+    daemon's that is not ready yet, and says nothing of the way."""
     obstacle: str | None = "not-probed"
     heart: Heartbeat | None = None
     since: Instant = field(default=Instant(0.0))

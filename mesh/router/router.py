@@ -81,6 +81,7 @@ class Router:
         )
         self.attachments = Attachments(identity, uid)
         self.fastdp = Fastdp(hub, lambda: self.attachments.pods, on_change=self._edges_changed)
+        self.topology.overlays = self.fastdp.overlays
         self.neighbours = Neighbours(
             hub,
             self.fastdp.features,

@@ -232,3 +232,14 @@ def test_upcalls_are_read_as_they_were_wrapped() -> None:
 
 def test_objects_are_where_the_wheel_has_them() -> None:
     assert (Path(layout.__file__).parents[2] / "link" / "bpf" / "objects").is_dir()
+
+
+def test_unicast_nobody_is_known_behind_is_bounded(kernel: Kernel) -> None:
+    """protocol.md 14.8: what is at once; whoever is known is reached all the same."""
+    verdicts = [kernel.run("to_mesh", frame(b"\2" * 6))[0] for _ in range(3000)]
+    passed = verdicts.count(NEXT)
+    assert layout.FLOODS_AT_ONCE <= passed < 3000
+    assert verdicts.count(SHOT) == 3000 - passed == kernel.drops()[Drop.FLOOD_LIMIT]
+    assert kernel.run("to_mesh", frame(GROUP))[0] == NEXT, "nor are groups bounded"
+    kernel.set("attached", layout.mac_key(THEIRS), layout.key(PEER))
+    assert kernel.run("to_mesh", frame())[0] == PASSED

@@ -78,6 +78,8 @@ class SimHost:
         self.events: list[RouterEvent] = []
         self.streams: dict[bytes, Callable[[bytes], None]] = {}
         """Who takes frames that begin with these four octets."""
+        self.opens_after = 0.0
+        """Seconds that a daemon needs to open the kernel's fast path."""
         self.device_mtu = 1 << 16
         self._on_event = on_event
         self.trusted, self.mtu = trusted, mtu
@@ -129,7 +131,12 @@ class SimHost:
         self.network.attach(f"{self.address}/{PROBE_PORT}", self._datagram)
         self.perform(self.router.start(self.clock.now()))
         if self.kernel is not None and self.router.fastdp.unwanted is None:
-            self.kernel.opened(self._datapath_said)
+            life, opened = self._life, self.kernel.opened
+            if self.opens_after:
+                late = self.opens_after
+                self._later(lambda: opened(self._datapath_said), lambda: life is self._life, late)
+            else:
+                opened(self._datapath_said)
         self.start_worker()
 
     def start_worker(self) -> None:

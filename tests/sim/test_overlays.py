@@ -14,6 +14,7 @@ from mesh.link.heartbeat import Heartbeat
 from mesh.link.overlay import End, Obstacle, Overlay
 from mesh.names import ShortID
 from mesh.router import fastdp, onward, router, steering
+from mesh.router.fastdp import Fastdp
 from mesh.topology import routes
 from tests.sim.overlay_story import story
 from tests.sim.overlays import FALL_BACK, GOSSIP, RETURN, Kind, OverlayMesh
@@ -291,6 +292,38 @@ def test_a_daemon_that_dies_costs_no_frame(seed: int) -> None:
             assert all(c.overlay is Overlay.FASTDP for c in made), "there and back costs frames"
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("late", [1.0, 2.0, 3.0, 4.0])
+def test_a_daemon_that_comes_back_at_once_and_opens_late_costs_no_frame(
+    seed: int, late: float
+) -> None:
+    """protocol.md 14.6: its path is still well when it connects, and falls silent just then."""
+    mesh = OverlayMesh(40 + seed, [Kind()] * 5, links=CHAIN)
+    mesh.join()
+    mesh.until(lambda: mesh.complaint({}), 20)
+    mesh.talking = True
+    mesh.run(5)
+    mesh.forget_frames()
+    began = mesh.clock.now()
+    for victim in (1, 2, 0):
+        host = mesh.hosts[victim]
+        host.opens_after = late
+        host.kill()
+        mesh.run(0.3)
+        mesh.start(host)
+        mesh.run(20)
+        assert mesh.complaint({}) is None
+    mesh.talking = False
+    mesh.run(0.1)
+    mesh.assert_at_most_once()
+    assert mesh.missed() == []
+    for host in mesh.hosts:
+        for other in mesh.hosts:
+            made = [c for c in host.router.links.choices.made(other.name) if c.at > began]
+            left = [c for c in made if c.overlay is Overlay.SLEEVE]
+            assert all(c.not_kernel == "not-started" for c in left), "there and back costs frames"
+
+
 @pytest.mark.parametrize("seed", range(1, 13))
 def test_a_story(seed: int) -> None:
     """protocol.md 14: whatever happens, nothing twice, and back where it belongs."""
@@ -364,6 +397,21 @@ def who_comes_is_not_let_in(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(steering, "MAX_SOURCES", 0)
 
 
+def new_daemons_are_on_trial(patch: pytest.MonkeyPatch) -> None:
+    """Take-over: silence of a daemon that is not ready yet is the way's fault."""
+    patch.setattr(Fastdp, "_begin_anew", lambda *_: None)
+
+
+def nothing_is_said_until_it_is_known(patch: pytest.MonkeyPatch) -> None:
+    """Take-over: a new daemon says it has no fast path before it has looked."""
+    patch.setattr(fastdp, "NOT_STARTED", "")
+
+
+def the_sleeve_comes_first(patch: pytest.MonkeyPatch) -> None:
+    """Take-over: whoever the sleeve reaches before the kernel is looked at is the sleeve's."""
+    patch.setattr(fastdp, "PATIENCE", 0.0)
+
+
 def patient(patch: pytest.MonkeyPatch) -> None:
     """Health: silence is waited out."""
     patch.setattr(heartbeat, "DOWN_AFTER", 30.0)
@@ -432,6 +480,14 @@ CASES: list[tuple[Plant, Story]] = [
     (
         who_comes_is_not_let_in,
         lambda: test_a_pair_that_changes_its_overlay_over_relays_loses_no_unicast(2),
+    ),
+    *(
+        (plant, lambda: test_a_daemon_that_comes_back_at_once_and_opens_late_costs_no_frame(0, 3.0))
+        for plant in (
+            new_daemons_are_on_trial,
+            nothing_is_said_until_it_is_known,
+            the_sleeve_comes_first,
+        )
     ),
     (patient, lambda: CHANGE(1, True, (False, None), "heartbeats-unanswered")),
     (never_forgiven, lambda: CHANGE(1, True, (False, None), "heartbeats-unanswered")),

@@ -31,6 +31,13 @@ CONSTANTS = {
     "ROUND": layout.ROUND,
     "HOPS": HOPS,
     "SLEEVE": SLEEVE,
+    "FLOODS_A_SECOND": layout.FLOODS_A_SECOND,
+    "FLOODS_AT_ONCE": layout.FLOODS_AT_ONCE,
+    "REPORTS_A_SECOND": layout.REPORTS_A_SECOND,
+    "REPORTS_AT_ONCE": layout.REPORTS_AT_ONCE,
+    "ALLOW_FLOODS": layout.ALLOW_FLOODS,
+    "ALLOW_REPORTS": layout.ALLOW_REPORTS,
+    "ALLOWANCES": layout.ALLOWANCES,
     "OURS": layout.MARK,
     "UPCALL_UNKNOWN": layout.UPCALL_UNKNOWN,
     "BY_NOBODY": layout.BY_NOBODY,
@@ -102,7 +109,7 @@ def test_drops_stand_in_the_same_order() -> None:
     """Names are what is compared here, which the compiler does not see."""
     text = (BPF / "tables.h").read_text(encoding="utf-8")
     listed = re.findall(r"\bDROP_[A-Z_]+", text[: text.index("ANSWERED, UPCALLS")])
-    named = {"UNDERLAY": "UNDERLAY_ERROR", "TAP": "TAP_REFUSED"}
+    named = {"UNDERLAY": "UNDERLAY_ERROR", "TAP": "TAP_REFUSED", "FLOOD": "FLOOD_LIMIT"}
     ours = [drop.name for drop in layout.DROPS]
     assert [named.get(n.removeprefix("DROP_"), n.removeprefix("DROP_")) for n in listed] == ours
 

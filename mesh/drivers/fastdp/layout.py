@@ -37,8 +37,17 @@ DROPS: Final = (
     Drop.UNDERLAY_ERROR,
     Drop.TAP_REFUSED,
     Drop.TOO_BIG,
+    Drop.FLOOD_LIMIT,
 )
 """The first of ``totals``, in the order of tables.h."""
+
+FLOODS_A_SECOND, FLOODS_AT_ONCE = 1000, 200
+"""Unicast frames to addresses nobody is known behind that go along our tree, on each processor."""
+
+REPORTS_A_SECOND, REPORTS_AT_ONCE = 100, 100
+"""Reports of group memberships that come up, on each processor."""
+
+ALLOW_FLOODS, ALLOW_REPORTS, ALLOWANCES = range(3)
 
 ANSWERED, UPCALLS, TO_SLEEVE, TOTALS = (len(DROPS) + n for n in range(4))
 
@@ -84,6 +93,10 @@ class Source(ctypes.Structure):
     _fields_ = (("host", Address), ("peer", ctypes.c_uint32))
 
 
+class Allowance(ctypes.Structure):
+    _fields_ = (("spent_until", ctypes.c_uint64),)
+
+
 class Learned(ctypes.Structure):
     _fields_ = (("peer", ctypes.c_uint32), ("seen", ctypes.c_uint32))
 
@@ -119,6 +132,7 @@ STRUCTS: Final = {
     "neighbour": Neighbour,
     "route": Route,
     "source": Source,
+    "allowance": Allowance,
     "learned": Learned,
     "answer": AnswerEntry,
     "tree": TreeEntry,
@@ -143,6 +157,7 @@ SPECS: Final = (
     _spec("answers", Kind.HASH, Address, ctypes.sizeof(AnswerEntry), MAX_MACS, NO_PREALLOC),
     _spec("learned", Kind.LRU_HASH, Mac, ctypes.sizeof(Learned), MAX_MACS),
     _spec("traffic", Kind.PERCPU_ARRAY, None, ctypes.sizeof(Traffic), PEERS),
+    _spec("allowances", Kind.PERCPU_ARRAY, None, ctypes.sizeof(Allowance), ALLOWANCES),
     _spec("totals", Kind.PERCPU_ARRAY, None, BIG_NUMBER, TOTALS),
 )
 

@@ -129,6 +129,20 @@ INLINE int believe(struct mac *source, __u32 place, __u32 us)
 	return -1;
 }
 
+/* Whether one more may go: so many a second, so many at once, on this processor. */
+INLINE int is_allowed(__u32 what, __u64 a_second, __u64 at_once)
+{
+	struct allowance *a = bpf_map_lookup_elem(&allowances, &what);
+	if (!a)
+		return 0;
+	__u64 now = bpf_ktime_get_coarse_ns(), each = SECOND / a_second;
+	__u64 spent = a->spent_until > now ? a->spent_until : now;
+	if (spent - now > (at_once - 1) * each)
+		return 0;
+	a->spent_until = spent + each;
+	return 1;
+}
+
 /* Behind which peer an address is; -1: nobody knows. */
 INLINE int place_of(struct mac *target)
 {

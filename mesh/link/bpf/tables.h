@@ -13,6 +13,10 @@
 #define CHILDREN 256       /* of one tree at one peer */
 #define ROUND 32           /* copies made by one run of copies.c; the rest by the next in the chain */
 #define HOPS 64
+#define FLOODS_A_SECOND 1000        /* on each processor, of unicast that nobody is known behind */
+#define FLOODS_AT_ONCE 200
+#define REPORTS_A_SECOND 100       /* of group memberships, to user space */
+#define REPORTS_AT_ONCE 100
 #define SLEEVE 0           /* as a place: behind a peer that the sleeve's worker knows */
 
 enum { UPCALL_UNKNOWN = 1 };                            /* config.flags */
@@ -21,11 +25,13 @@ enum { TREE_TO_SLEEVE = 1 };                            /* tree.flags */
 enum { CONTROL = 1, UNKNOWN, BROADCAST, TRANSIT };      /* why a frame comes up */
 enum { SEND_CONTROL = 1, DELIVER, SEND_ALONG_TREE };    /* what a frame from user space is for */
 
+enum { ALLOW_FLOODS, ALLOW_REPORTS, ALLOWANCES };       /* indices of `allowances` */
+
 /* Indices of `totals`: drops by reason, then what is no drop. */
 enum {
 	DROP_MALFORMED, DROP_NOT_CONFIGURED, DROP_NO_ROUTE, DROP_HOP_LIMIT, DROP_BAD_SOURCE,
 	DROP_LOCAL, DROP_LOOPED, DROP_OFF_TREE, DROP_MAC_OF_ANOTHER, DROP_NO_SLEEVE, DROP_UNDERLAY,
-	DROP_TAP, DROP_TOO_BIG,
+	DROP_TAP, DROP_TOO_BIG, DROP_FLOOD,
 	ANSWERED, UPCALLS, TO_SLEEVE, TOTALS
 };
 
@@ -47,6 +53,7 @@ struct neighbour {
  * neighbour that frames of others go on to where ours do not go by the kernel; 0: none. */
 struct route { __u16 via; __u16 by; __u16 mtu; __u16 onward; };
 struct source { struct address host; __u32 peer; };
+struct allowance { __u64 spent_until; };               /* nanoseconds of the kernel's clock */
 struct learned { __u32 peer; __u32 seen; };             /* seen: seconds of the kernel's clock */
 struct answer { __u8 mac[6]; __u16 place; };
 struct tree {
@@ -77,4 +84,5 @@ TABLE(attached, BPF_MAP_TYPE_HASH, struct mac, __u32, MACS, BPF_F_NO_PREALLOC);
 TABLE(answers, BPF_MAP_TYPE_HASH, struct address, struct answer, MACS, BPF_F_NO_PREALLOC);
 TABLE(learned, BPF_MAP_TYPE_LRU_HASH, struct mac, struct learned, MACS, 0);
 TABLE(traffic, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct traffic, PEERS, 0);
+TABLE(allowances, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct allowance, ALLOWANCES, 0);
 TABLE(totals, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, TOTALS, 0);

@@ -28,9 +28,13 @@ SEC("tc") int to_mesh(struct __sk_buff *skb)
 		return copy_then(skb, us, HOPS, THEN_SLEEVE);
 	}
 	int place = place_of(&h.target);
-	if (place < 0)
-		return c->flags & UPCALL_UNKNOWN ? upcall(skb, c, UNKNOWN, us, 0)
-						 : copy_then(skb, us, HOPS, THEN_SLEEVE);
+	if (place < 0) {
+		if (c->flags & UPCALL_UNKNOWN)
+			return upcall(skb, c, UNKNOWN, us, 0);
+		if (!is_allowed(ALLOW_FLOODS, FLOODS_A_SECOND, FLOODS_AT_ONCE))
+			return drop(DROP_FLOOD);
+		return copy_then(skb, us, HOPS, THEN_SLEEVE);
+	}
 	if ((__u32)place == us)
 		return drop(DROP_LOCAL);       /* the bridge did not know it and flooded */
 	if (place == SLEEVE)
