@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-venv iproute2 iputils-ping nftables iperf3 tcpdump procps ethtool gcc clang-14 libbpf-dev
 TEST_PACKAGES := containernetworking-plugins containerd runc busybox-static podman docker.io iptables golang-go golang-github-appc-cni-dev
+KUBERNETES_PACKAGES := rsync jq dpkg-dev mmdebstrap openssl conntrack
 PEERS := wireguard-go wireguard-tools fastd tinc nebula openvpn openssl
 N ?= 20
 SEEDS ?= 1-20
@@ -11,7 +12,7 @@ STEPS ?= 200
 ROUNDS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check netns e2e sim sim-ipam sim-long planted bench bench-datapath bench-peers bench-publish bench-control bench-ipam bench-cni bench-fastdp soak-fastdp soak-ipam lab-clean clean packages test-packages simulated drivers
+.PHONY: help demo test check netns e2e e2e-kubernetes sim sim-ipam sim-long planted bench bench-datapath bench-peers bench-publish bench-control bench-ipam bench-cni bench-fastdp soak-fastdp soak-ipam lab-clean clean packages test-packages simulated drivers
 
 help:
 	@echo "make demo        five hosts on this machine, two of which reach each other only through a third"
@@ -19,6 +20,7 @@ help:
 	@echo "make check       what needs no root: lint, types, contracts, unit and property tests"
 	@echo "make simulated drivers  tests of whole meshes, of addresses alone, and of drivers"
 	@echo "make netns e2e   tests with real devices, with real daemons and container runtimes"
+	@echo "make e2e-kubernetes  a real Kubernetes of three nodes, built from Debian's source the first time (20 minutes)"
 	@echo "make sim         whole meshes under virtual time: SEEDS=1-200, or a list"
 	@echo "make sim-ipam    allocators alone: SEEDS=1-500 STEPS=200; sim-long: 10,000 seeds of 2,000 operations"
 	@echo "make planted     planted bugs, each of which a test must catch"
@@ -82,6 +84,12 @@ netns: $(VENV)/.stamp test-packages
 
 e2e: $(VENV)/.stamp test-packages
 	$(BIN)/pytest -q tests/e2e
+
+# Not a part of `make test`: what it builds, once, takes longer than all other tests.
+e2e-kubernetes: $(VENV)/.stamp test-packages
+	@$(MAKE) --no-print-directory packages PACKAGES="$(KUBERNETES_PACKAGES)"
+	tests/kubernetes/build.sh build/kubernetes
+	WEAVER_KUBERNETES=1 $(BIN)/pytest -q -rP tests/kubernetes
 
 sim: $(VENV)/.stamp
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 REFERENCE = "docker.io/library/weaver-busybox:local"
@@ -20,30 +21,47 @@ def busybox_image(out: Path, reference: str = REFERENCE, *command: str) -> Path:
     applets = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=True)
     busybox = shutil.which("busybox")
     assert busybox is not None
-    write_image(Path(busybox), applets.stdout.split(), out, reference, command or ("/bin/sh",))
+    layer = _layer(Path(busybox), applets.stdout.split())
+    write_archive(out, Image(reference, [layer], command or ("/bin/sh",)))
     return out
 
 
-def write_image(
-    busybox: Path, applets: list[str], out: Path, reference: str, command: Sequence[str]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Image:
+    """``layers``: tar files, the lowest first."""
+
+    reference: str
+    layers: Sequence[bytes]
+    command: Sequence[str] = ()
+    entrypoint: Sequence[str] = ()
+    environment: Sequence[str] = ("PATH=/bin",)
+
+
+def write_archive(out: Path, image: Image) -> None:
     """A docker-archive, as ``ctr images import`` reads it; the same octets every time."""
-    layer = _layer(busybox, applets)
     config = json.dumps(
         {
             "architecture": "amd64",
             "os": "linux",
             "created": EPOCH,
-            "config": {"Cmd": [*command], "Env": ["PATH=/bin"]},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_digest(layer)}"]},
-            "history": [{"created": EPOCH, "created_by": "weaver's tests"}],
+            "config": {
+                "Cmd": [*image.command],
+                "Entrypoint": [*image.entrypoint],
+                "Env": [*image.environment],
+            },
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [f"sha256:{_digest(layer)}" for layer in image.layers],
+            },
+            "history": [{"created": EPOCH, "created_by": "weaver's tests"} for _ in image.layers],
         }
     ).encode()
     name = f"{_digest(config)}.json"
-    path = f"{_digest(layer)}/layer.tar"
-    manifest = json.dumps([{"Config": name, "RepoTags": [reference], "Layers": [path]}]).encode()
+    paths = [f"{_digest(layer)}/layer.tar" for layer in image.layers]
+    manifest = json.dumps([{"Config": name, "RepoTags": [image.reference], "Layers": paths}])
+    members = [(name, config), *zip(paths, image.layers, strict=True)]
     with tarfile.open(out, "w") as archive:
-        for member, octets in ((name, config), (path, layer), ("manifest.json", manifest)):
+        for member, octets in (*members, ("manifest.json", manifest.encode())):
             _add(archive, member, octets, 0o644)
 
 
