@@ -106,6 +106,14 @@ class Call:
         return next(iter(asked), None)  # podman asks twice for the same
 
     @property
+    def is_host(self) -> bool:
+        """mode: "host" asks for an address of the host's own, not for a pod's interface."""
+        value = self.config.get("mode")
+        if value not in (None, "bridge", "host"):
+            raise CniError(Code.BAD_CONFIG, f"mode {value!r} is neither bridge nor host")
+        return value == "host"
+
+    @property
     def wants_gateway(self) -> bool | None:
         return self._flag("isDefaultGateway")
 
@@ -254,6 +262,7 @@ def _check_values(call: Call) -> None:
         pass
     for _ in (call.gateway, call.routes, call.previous, call.hairpin, call.masquerade):
         pass
+    _ = call.is_host
 
 
 def _section(config: Json, key: str) -> Json | None:

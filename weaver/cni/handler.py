@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from mesh.errors import OperatorError
-from weaver.cni import result
+from weaver.cni import hostmode, result
 from weaver.cni.config import OWN_IPAM, VERSIONS, Call, Json, Route, parse, said_version
 from weaver.cni.delegate import find_delegate, run_delegate
 from weaver.cni.errors import CniError, Code, explained
@@ -65,6 +65,8 @@ class Handler:
     # ---- weaver-net
 
     async def _add(self, call: Call) -> Json:
+        if call.is_host:
+            return await hostmode.add(self._attacher, call)
         delegate = find_delegate(call)
         if delegate is None:
             row = await self._attacher.attach(await self._own_request(call))
@@ -95,6 +97,8 @@ class Handler:
             everywhere = "::/0" if ":" in gateway else "0.0.0.0/0"
             if everywhere not in dict(routes):
                 routes = (*routes, (everywhere, gateway))
+        if any(via is not None and via == self._attacher.gateway for _, via in routes):
+            self._attacher.holders.shared()
         return _request(call, routes, None, gateway, request.address)
 
     async def _take_back(self, delegate: str, call: Call) -> None:
@@ -104,6 +108,8 @@ class Handler:
             log.warning("address not given back", extra={"reason": "delegate", "error": str(err)})
 
     async def _del(self, call: Call) -> None:
+        # Whatever the configuration says by now.
+        await self._attacher.holders.drop((call.container, call.ifname))
         await self._attacher.detach(call.container, call.ifname, call.netns)
         if (delegate := find_delegate(call)) is not None:
             await run_delegate(delegate, call, "DEL")
@@ -112,6 +118,9 @@ class Handler:
         previous = call.previous
         if previous is None:
             raise CniError(Code.BAD_CONFIG, "CHECK needs prevResult")
+        if call.is_host:
+            hostmode.check(self._attacher, call, previous)
+            return
         wrong = await self._attacher.check(call.container, call.ifname, call.netns)
         row = self._attacher.get(call.container, call.ifname)
         if row is not None:
@@ -133,6 +142,8 @@ class Handler:
         """Detach what the runtime no longer knows of this network; all of it is tried."""
         failure: OperatorError | CniError | None = None
         try:
+            if not is_ipam:
+                await self._attacher.holders.collect(call.name, call.valid_attachments)
             await self._attacher.collect(call.name, call.valid_attachments, leases=is_ipam)
         except OperatorError as err:
             failure = err

@@ -68,6 +68,19 @@ def added(version: str, row: Attachment, dns: Json, previous: Json | None = None
     }
 
 
+def exposed(version: str, bridge: str, cidr: str, previous: Json | None = None) -> Json:
+    """The result of ADD in mode host: the bridge, which is in no sandbox."""
+    before = previous or {}
+    interfaces = [*(before.get("interfaces") or ()), {"name": bridge}]
+    return {
+        "cniVersion": version,
+        "interfaces": interfaces,
+        "ips": [*(before.get("ips") or ()), _ip(version, cidr, None, len(interfaces) - 1)],
+        "routes": before.get("routes") or [],
+        "dns": before.get("dns") or {},
+    }
+
+
 def addressed(version: str, cidr: str, gateway: str | None, routes: Sequence[Route]) -> Json:
     """The result of an IPAM plugin: no interfaces."""
     return {

@@ -19,6 +19,7 @@ from ipam.effects import AllocationKey
 from mesh.errors import OperatorError
 from weaver.daemon.attach_request import AttachRequest, check_request, host_name
 from weaver.daemon.attach_store import Attachment, AttachmentStore, Key
+from weaver.daemon.holders import Holders
 from weaver.daemon.keyed_lock import KeyedLock
 from weaver.daemon.network import BRIDGE, NetworkPort, Shape
 
@@ -89,6 +90,7 @@ class Attacher:
         self._leases = store.leases()
         self._locks = KeyedLock()
         self.exposed: str | None = None
+        self.holders = Holders(self, store)
 
     def list(self) -> builtins.list[Attachment]:
         return [row for _, row in sorted(self._rows.items()) if row.ready]

@@ -14,6 +14,7 @@ from weaver.daemon.network import UNBOUND, Route, Shape, Wiring
 
 SCHEMA = 1
 EXPOSED = "exposed"
+HOLDERS = "exposed for"
 
 _TABLES = f"""
 BEGIN;
@@ -127,6 +128,24 @@ class AttachmentStore:
             self._write("DELETE FROM fact WHERE key = ?", EXPOSED)
         else:
             self._write("INSERT OR REPLACE INTO fact VALUES (?, ?)", EXPOSED, cidr)
+
+    @property
+    def holders(self) -> dict[Key, str]:
+        """Who wants it, and by which network (``weaver.daemon.holders``)."""
+        rows = self._read("SELECT value FROM fact WHERE key = ?", HOLDERS)
+        try:
+            found = json.loads(rows[0][0]) if rows else []
+            return {(str(container), str(ifname)): str(of) for container, ifname, of in found}
+        except (ValueError, TypeError) as err:
+            raise explained(self.path, err) from err
+
+    @holders.setter
+    def holders(self, rows: dict[Key, str]) -> None:
+        if not rows:
+            self._write("DELETE FROM fact WHERE key = ?", HOLDERS)
+        else:
+            value = json.dumps([[*key, network] for key, network in rows.items()])
+            self._write("INSERT OR REPLACE INTO fact VALUES (?, ?)", HOLDERS, value)
 
     def _read(self, statement: str, *values: str) -> list[tuple[str, ...]]:
         try:

@@ -302,6 +302,7 @@ class Facade:
     async def expose(self, address: str | None) -> Json:
         self._usable()
         cidr = await self.daemon.attacher.expose(address)
+        self.daemon.attacher.holders.shared()
         self.daemon.tell_attached()
         return {"address": cidr}
 
