@@ -181,7 +181,7 @@ class Core:
                 self._seek(effects, now)
             case MessageKind.WANT:
                 if self._why_not_here() is None:
-                    effects += self._donor.part_with(src, message)
+                    effects += self._donor.part_with(src, message, now)
                     self.estate.note()
             case MessageKind.DENIED | MessageKind.ACK:
                 if message.kind is MessageKind.DENIED:

@@ -25,8 +25,9 @@ class Donor:
         block = self._space.spare_block(now) if self._ring.is_seeded else None
         return self.deny(src, number) if block is None else self._give(*block, src, number)
 
-    def part_with(self, src: PeerName, message: Message) -> list[AllocatorEffect]:
-        """This very address, if nobody has it here; who owns it, if we do not."""
+    def part_with(self, src: PeerName, message: Message, now: Instant) -> list[AllocatorEffect]:
+        """This very address, if nobody has it here and it does not rest with the space it was taken
+        over with; who owns it, if we do not."""
         address = message.address
         held = None if address is None else self._ring.at(address)
         if address is None or held is None:
@@ -37,6 +38,7 @@ class Donor:
         if (
             address in self._space.used
             or self._space.is_disputed(address)
+            or self._space.is_resting(address, now)
             or not self._range.is_usable(address)
         ):
             return self.deny(src, message.number)

@@ -45,7 +45,7 @@ class Estate:
         if wanted is None:
             address = self.space.take(now)
         else:
-            reason = self.space.take_this(wanted, force=force)
+            reason = self.space.take_this(wanted, now, force=force)
             if reason is not None:
                 return None if reason == "not-our-space" else reason
             address = wanted

@@ -167,9 +167,12 @@ class Space:
         """Whether it was freed, or its space taken over, a while ago, and nobody had it since."""
         return address in self._resting or self.is_resting(address)
 
-    def is_resting(self, address: Address) -> bool:
-        """Whether its space was taken over a moment ago."""
-        return any(start <= address < end for start, end, _ in self._recent)
+    def is_resting(self, address: Address, now: Instant | None = None) -> bool:
+        """Whether its space was taken over a moment ago, and its rest is not over ``now``."""
+        return any(
+            start <= address < end and (now is None or now < until)
+            for start, end, until in self._recent
+        )
 
     def is_disputed(self, address: Address) -> bool:
         return _inside(address, self.barred) is not None
@@ -179,7 +182,7 @@ class Space:
             self._recent = [rest for rest in self._recent if now < rest[2]]
         return [*self.barred, *((start, end) for start, end, _ in self._recent)]
 
-    def take_this(self, address: Address, *, force: bool = False) -> str | None:
+    def take_this(self, address: Address, now: Instant, *, force: bool = False) -> str | None:
         """Use a certain address; why not, when it cannot be. ``force``: also an excluded one."""
         if not self._range.is_usable(address):
             return "address-reserved"
@@ -191,7 +194,7 @@ class Space:
             return "address-in-use"
         if _inside(address, self.barred) is not None:
             return "address-disputed"
-        if self.is_resting(address):
+        if self.is_resting(address, now):
             return "address-resting"
         self._resting.pop(address, None)
         self.used.add(address)

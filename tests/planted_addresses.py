@@ -52,6 +52,13 @@ ADDRESSES = (
         RULES,
     ),
     Bug(
+        "a certain address of what was taken over is given to a peer at once (found on Kubernetes)",
+        "ipam/donor.py",
+        "or self._space.is_resting(address, now)",
+        "or False",
+        RULES,
+    ),
+    Bug(
         "a hint of nothing free hides a peer's space (weave#897)",
         "ipam/donors.py",
         "donors = [p for p in shares if p in reachable]",

@@ -315,6 +315,22 @@ def test_a_freed_address_rests_over_a_restart() -> None:
     assert again.space.rests(freed)
 
 
+def test_a_certain_address_that_was_taken_over_rests_whoever_asks() -> None:
+    """R16, R13: another peer's wish for it is denied meanwhile, and granted afterwards."""
+    one, two = pair()
+    gone = Identity.from_seed(b"g" * 32)
+    address = Address(RANGE.start + 77)
+    one.ring.give(address, Address(address + 8), gone.name)
+    saved(one, one.reclaim(2, gone.name, NOW, force=True, rest=25.0))
+    told(one, two)
+    for later, kind in ((24.0, MessageKind.DENIED), (26.0, MessageKind.DONATE)):
+        when = Instant(NOW + later)
+        (asked,) = messages(two.claim(3, key(int(later)), address, NOW), one)
+        (said,) = messages(saved(one, one.receive(TWO.name, asked, when)), two)
+        assert decode(said).kind is kind
+        two.receive(ONE.name, said, when)
+
+
 # ---- a memory that is old, and those who could say so
 
 THREE = Identity.from_seed(b"\x03" * 32)
