@@ -50,7 +50,7 @@ class FileIpam:
         taken = set(self.leases.values())
         return self._give(key, next(n for n in range(RANGE.start + 1, RANGE.end) if n not in taken))
 
-    async def claim(self, key: AllocationKey, address: Address) -> Address:
+    async def claim(self, key: AllocationKey, address: Address, *, force: bool = False) -> Address:
         await self._obey()
         holder = next((k for k, n in self.leases.items() if n == address), None)
         if holder not in (None, _text(key)):

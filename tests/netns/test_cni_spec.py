@@ -18,8 +18,8 @@ from tests.netns.cni_host import CniHost, Json, Pod, address, conf, host, ip, wa
 pytestmark = pytest.mark.netns
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
-POLLS = ("7 ", "271 ")
-"""poll and ppoll, as /proc/PID/syscall numbers them on x86-64."""
+WAITS = ("7 ", "45 ", "271 ")
+"""poll, recvfrom and ppoll, as /proc/PID/syscall numbers them on x86-64."""
 
 REQUIRED = "required env variables [CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME,CNI_PATH] missing"
 
@@ -513,5 +513,5 @@ def _spawn(pod: Pod, command: str) -> subprocess.Popen[bytes]:
 
 
 def _is_waiting(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the executable has said all: it is blocked in poll, for its answer."""
-    return Path(f"/proc/{process.pid}/syscall").read_text().startswith(POLLS)
+    """Whether the executable has said all: it is blocked for its answer."""
+    return Path(f"/proc/{process.pid}/syscall").read_text().startswith(WAITS)
