@@ -8,6 +8,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from ipam.address import AddressRange
+from ipam.by_range import check_ranges
 from ipam.exclusions import Excluded, Exclusion
 from ipam.space import REST
 from mesh.connection.maker import Target
@@ -28,6 +29,8 @@ MAX_REST = 86_400.0
 """Seconds. What rests is in memory, and none of it can be given."""
 
 MIN_MTU, MAX_MTU = 576, 65000
+MIN_MTU_IPV6 = 1280
+"""Below, the kernel has no IPv6 on an interface (RFC 8200, 5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,10 @@ class Config:
     http: str = "127.0.0.1:6784"
     state_dir: Path = Path("/var/lib/weaver")
     run_dir: Path = Path("/run/weaver")
-    range: AddressRange = field(default_factory=lambda: AddressRange.parse(DEFAULT_RANGE))
+    ranges: tuple[AddressRange, ...] = field(
+        default_factory=lambda: (AddressRange.parse(DEFAULT_RANGE),)
+    )
+    """The first of each family is what pods have an address of without asking."""
     rest: float = REST
     """Seconds for which a freed address is nobody's."""
     exclusions: tuple[Exclusion, ...] = ()
@@ -77,13 +83,16 @@ class Config:
         for port in (self.port, self.sleeve_port, self.probe_port):
             if not 0 < port < 65536:
                 raise OperatorError(f"not a port: {port}", "bad-port")
+        check_ranges(self.ranges)
+        six = any(range.family == 6 for range in self.ranges)
+        if six and self.mtu is not None and self.mtu < MIN_MTU_IPV6:
+            raise OperatorError(f"--mtu {self.mtu}: IPv6 needs {MIN_MTU_IPV6} at least", "bad-mtu")
         if not 0.0 <= self.rest <= MAX_REST:
             raise OperatorError(f"--ipam-rest is 0 to {MAX_REST:.0f} seconds", "bad-timeout")
         for one in self.exclusions:
-            if not Excluded(self.range, [one]).parts:
-                raise OperatorError(
-                    f"--ipam-exclude: {one} is not in {self.range}", "bad-exclusion"
-                )
+            if not any(Excluded(range, [one]).parts for range in self.ranges):
+                known = ", ".join(map(str, self.ranges))
+                raise OperatorError(f"--ipam-exclude: {one} is not in {known}", "bad-exclusion")
         if self.sleeve_port == self.probe_port:
             raise OperatorError("--sleeve-port and --probe-port are both UDP", "bad-port")
         if not 1 <= self.conn_limit <= 4096:
@@ -116,6 +125,11 @@ class Config:
     @property
     def cni_socket(self) -> Path:
         return self.run_dir / "cni.sock"
+
+
+def parse_ranges(text: str) -> tuple[AddressRange, ...]:
+    """``10.32.0.0/12,fd00:10:32::/64``. Raises OperatorError "bad-range"."""
+    return tuple(AddressRange.parse(part.strip()) for part in text.split(","))
 
 
 def parse_subnets(text: str) -> tuple[Network, ...]:

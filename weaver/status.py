@@ -195,8 +195,19 @@ def routes_text(routes: Sequence[Json]) -> str:
 
 
 def ipam_text(ipam: Json) -> str:
+    """A block a range."""
+    leaks = [
+        f"SUSPECTED {s['container']} {s['interface']} {' '.join(s['addresses'])}: {s['reason']}\n"
+        for s in ipam["suspected"]
+    ]
+    blocks = [_range_text(one) for one in (ipam, *ipam["others"])]
+    return "".join(leaks) + "\n".join(blocks)
+
+
+def _range_text(ipam: Json) -> str:
+    asked = "" if ipam["is_default"] else ", for whoever asks for it"
     lines = [
-        f"range     {ipam['range']}",
+        f"range     {ipam['range']}{asked}",
         f"cluster   {ipam['cluster'] or 'none yet: the first need of an address elects it'}",
         f"here      {ipam['used']} used, {ipam['free']} free of {ipam['owned']} owned",
     ]
@@ -248,15 +259,21 @@ def history_text(rows: Sequence[Json]) -> str:
 
 
 def check_text(check: Json) -> str:
-    whole = f"{check['range']}: {check['slices']} slices of {check['peers']} peers"
-    whole += f", {check['used']} used here\n"
-    if check["asked"]:
-        silent = sum(not row["answered"] for row in check["asked"])
-        whole += f"asked {len(check['asked'])} peers" + (f", {silent} silent\n" if silent else "\n")
+    whole = "".join(_checked_text(one) for one in (check, *check["others"]))
     if not check["findings"]:
         return f"{whole}nothing is wrong\n"
     rows = [(f["what"], f["where"], f["why"]) for f in check["findings"]]
     return whole + table(("WHAT", "WHERE", "WHY"), rows)
+
+
+def _checked_text(one: Json) -> str:
+    silent = sum(not row["answered"] for row in one["asked"])
+    text = (
+        f"{one['range']}: {one['slices']} slices of {one['peers']} peers, {one['used']} used here"
+    )
+    if one["asked"]:
+        text += f"; asked {len(one['asked'])} peers" + (f", {silent} silent" if silent else "")
+    return f"{text}\n"
 
 
 def collected_text(done: Json) -> str:
@@ -353,8 +370,10 @@ def status_text(status: Json) -> str:
         f"connections  {len(up)} established",
         f"links        {states.count('direct')} direct, {states.count('relayed')} relayed,"
         f" {states.count('down')} down",
-        f"addresses    {status['ipam']['used']} used, {status['ipam']['free']} free here,"
-        f" range {status['ipam']['range']}",
+        *(
+            f"addresses    {one['used']} used, {one['free']} free here, range {one['range']}"
+            for one in (status["ipam"], *status["ipam"]["others"])
+        ),
         f"pods         {len(status['attachments'])} attached",
     ]
     if us["encrypted"]:
@@ -366,7 +385,7 @@ def status_text(status: Json) -> str:
     if status["state_fault"]:
         lines.append(f"WARNING      not remembered over a restart: {status['state_fault']}")
     if status["exposed"]:
-        lines.append(f"host         {status['exposed']} on the bridge")
+        lines.append(f"host         {' '.join(status['exposed'])} on the bridge")
     page = "\n".join(lines) + "\n"
     for title, text in (
         ("peers", peers_text(status["peers"])),

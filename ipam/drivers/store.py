@@ -236,6 +236,21 @@ class SqliteStore:
         self._db.close()
 
 
+def range_of(path: Path) -> str | None:
+    """The range that a store holds addresses of; None for a file that is no store, or not there."""
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)
+    except sqlite3.DatabaseError:
+        return None
+    try:
+        row = db.execute("SELECT value FROM meta WHERE key = 'range'").fetchone()
+        return None if row is None else row[0].decode()
+    except DAMAGE:
+        return None
+    finally:
+        db.close()
+
+
 def open_database(
     path: Path,
     schema: int,

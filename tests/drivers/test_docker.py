@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from ipam.address import Address
-from tests.unit.network_twin import RANGE, IpamTwin, NetworkTwin
+from tests.unit.network_twin import RANGE, IpamTwin, NetworkTwin, pools
 from weaver.daemon.attach import Attacher
 from weaver.daemon.attach_store import AttachmentStore
 from weaver.docker.driver import Driver
@@ -33,7 +33,7 @@ class Host:
         self.reason: str | None = None
 
     async def start(self) -> None:
-        self.attacher = Attacher(self.ipam, self.network, AttachmentStore(self._file), RANGE, 1400)
+        self.attacher = Attacher(pools(self.ipam), self.network, AttachmentStore(self._file), 1400)
         self._server = DockerServer(Driver(self.attacher, RANGE, self._holder, lambda: self.reason))
         await self._server.start(self.socket)
         self._http = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.socket)))
@@ -128,7 +128,7 @@ async def test_what_is_said_twice_or_late_does_no_harm(host: Host) -> None:
 
 
 async def test_an_address_of_somebody_else_is_not_released(host: Host) -> None:
-    mine = await host.attacher.allocate("pod", "eth0")
+    (mine,) = await host.attacher.allocate("pod", "eth0")
     await host.ask("IpamDriver.ReleaseAddress", Address=mine)
     assert list(host.ipam.held.values()) == [Address(RANGE.number(mine))]
     said = await host.refused("IpamDriver.RequestAddress", Address=mine.partition("/")[0])

@@ -204,7 +204,7 @@ def test_a_name_that_cannot_be_stored_stops_nobody_else(site: Site) -> None:
         with pytest.raises(RefusedError) as caught:
             client.post("/v1/ipam/allocate", container=name)
         assert caught.value.reason == "bad-request"
-    assert client.post("/v1/ipam/allocate", container="fine")["address"]
+    assert client.post("/v1/ipam/allocate", container="fine")["addresses"]
     assert said(site, "ipam", "free", "fine") == (0, "")
 
 

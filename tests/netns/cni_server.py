@@ -28,6 +28,7 @@ from weaver.cni.server import CniServer
 from weaver.daemon import network as network_module
 from weaver.daemon.attach import BRIDGE, Attacher, AttachmentStore
 from weaver.daemon.network import Network
+from weaver.daemon.pools import Pool, Pools
 
 RANGE = AddressRange.parse("10.32.0.0/12")
 TAP = "weave-sleeve"
@@ -151,7 +152,7 @@ async def serve(directory: Path) -> None:
     store = AttachmentStore(directory / "attachments.db")
     steps = Steps(directory / "dies-at")
     mortal: list[Any] = [Mortal(port, steps) for port in (FileIpam(directory), network, store)]
-    attacher = Attacher(mortal[0], mortal[1], mortal[2], RANGE, 1420)
+    attacher = Attacher(Pools([Pool(RANGE, mortal[0])]), mortal[1], mortal[2], 1420)
     await attacher.reconcile()
 
     def reason(name: str) -> str | None:

@@ -9,6 +9,7 @@ from ipam.address import Address, AddressRange
 from ipam.effects import AllocationKey
 from mesh.errors import OperatorError
 from weaver.daemon.network import Wired, Wiring
+from weaver.daemon.pools import Pool, Pools
 
 RANGE = AddressRange.parse("10.32.0.0/24")
 
@@ -21,7 +22,7 @@ class NetworkTwin:
     namespaces: dict[str, set[str]] = field(default_factory=dict)
     pairs: dict[str, Wiring] = field(default_factory=dict)
     bridge: set[str] = field(default_factory=set)
-    bridge_address: str | None = None
+    bridge_addresses: tuple[str, ...] = ()
     plain: tuple[str, ...] | None = None
     before: Callable[[str], None] = field(default=lambda _method: None)
 
@@ -77,19 +78,23 @@ class NetworkTwin:
         self.bridge |= there
         return there
 
-    async def expose(self, address: str, range: str, plain: Sequence[str] = ()) -> None:
+    async def expose(
+        self, addresses: Sequence[str], ranges: Sequence[str], plain: Sequence[str] = ()
+    ) -> None:
         self.before("expose")
-        self.bridge_address, self.plain = address, tuple(plain)
+        self.bridge_addresses, self.plain = tuple(addresses), tuple(plain)
 
-    async def mend_rules(self, range: str, plain: Sequence[str], *, exposed: bool) -> str | None:
+    async def mend_rules(
+        self, ranges: Sequence[str], plain: Sequence[str], *, exposed: bool
+    ) -> str | None:
         wrong = None if self.plain == tuple(plain) else "the rules were gone"
         self.plain = tuple(plain)
         return wrong
 
-    async def hide(self, address: str) -> None:
+    async def hide(self, addresses: Sequence[str]) -> None:
         self.before("hide")
-        if self.bridge_address == address:
-            self.bridge_address = None
+        kept = (cidr for cidr in self.bridge_addresses if cidr not in addresses)
+        self.bridge_addresses = tuple(kept)
 
     # ---- what the world does
 
@@ -111,10 +116,15 @@ class NetworkTwin:
             self.namespaces[wiring.netns].discard(wiring.ifname)
 
 
+def pools(*twins: IpamTwin) -> Pools:
+    return Pools([Pool(twin.range, twin) for twin in twins])
+
+
 class IpamTwin:
     """Lowest free address first. ``before`` is awaited first in every request."""
 
-    def __init__(self) -> None:
+    def __init__(self, range: AddressRange = RANGE) -> None:
+        self.range = range
         self.held: dict[AllocationKey, Address] = {}
         self.before: Callable[[], object] = lambda: None
 
@@ -122,8 +132,10 @@ class IpamTwin:
         await self._before()
         if key not in self.held:
             taken = set(self.held.values())
-            free = (n for n in range(RANGE.start + 1, RANGE.end) if n not in taken)
-            self.held[key] = Address(next(free))
+            at = self.range.start + 1
+            while at in taken:
+                at += 1
+            self.held[key] = Address(at)
         return self.held[key]
 
     async def claim(self, key: AllocationKey, address: Address, *, force: bool = False) -> Address:

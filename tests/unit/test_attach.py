@@ -11,7 +11,7 @@ import pytest
 
 from ipam.effects import AllocationKey
 from mesh.errors import OperatorError
-from tests.unit.network_twin import RANGE, IpamTwin, NetworkTwin
+from tests.unit.network_twin import IpamTwin, NetworkTwin, pools
 from weaver.daemon.attach import Attacher, AttachRequest, host_name
 from weaver.daemon.attach_store import AttachmentStore
 from weaver.daemon.network import Shape
@@ -31,7 +31,7 @@ class Host:
 
     def restart(self) -> None:
         self.store = AttachmentStore(self.path)
-        self.attacher = Attacher(self.ipam, self.network, self.store, RANGE, 1420)
+        self.attacher = Attacher(pools(self.ipam), self.network, self.store, 1420)
 
     @property
     def is_clean(self) -> bool:
@@ -206,23 +206,23 @@ async def test_start_keeps_the_living_and_frees_the_dead(host: Host) -> None:
 async def test_exposure_survives_a_restart(host: Host) -> None:
     cidr = await host.attacher.expose()
     assert await host.attacher.expose() == cidr
-    host.network.bridge_address = None
+    host.network.bridge_addresses = ()
     host.restart()
     await host.attacher.reconcile()
     assert host.attacher.exposed == cidr
-    assert str(host.network.bridge_address) == cidr
+    assert host.network.bridge_addresses == cidr
     assert await host.attacher.hide() == cidr
-    assert host.network.bridge_address is None
+    assert host.network.bridge_addresses == ()
     assert host.ipam.held == {}
     host.restart()
     await host.attacher.reconcile()
-    assert host.attacher.exposed is None
+    assert host.attacher.exposed == ()
 
 
 async def test_exposing_another_address_gives_the_first_back(host: Host) -> None:
-    await host.attacher.expose("10.32.0.7")
-    assert await host.attacher.expose("10.32.0.9") == "10.32.0.9/24"
-    assert (host.network.bridge_address, len(host.ipam.held)) == ("10.32.0.9/24", 1)
+    await host.attacher.expose(["10.32.0.7"])
+    assert await host.attacher.expose(["10.32.0.9"]) == ("10.32.0.9/24",)
+    assert (host.network.bridge_addresses, len(host.ipam.held)) == (("10.32.0.9/24",), 1)
 
 
 async def test_addresses_from_elsewhere_are_used_as_they_are(host: Host) -> None:
@@ -293,6 +293,8 @@ def test_a_store_that_is_not_ours_is_left_alone(
         {"addresses": ["x"]},
         {"addresses": "10.0.0.1"},
         {"routes": [["a"]]},
+        {"gateways": "10.0.0.1"},
+        {"gateways": [1]},
         {"routes": [[1, 2]]},
         {"mtu": "x"},
         {"ready": 1},
@@ -313,7 +315,7 @@ async def test_rows_with_nonsense_in_them(host: Host, change: dict[str, object])
 
 def test_an_exposed_address_that_is_none(tmp_path: Path) -> None:
     store = AttachmentStore(tmp_path / "attachments.db")
-    store.exposed = "nonsense"
+    store.exposed = ("nonsense",)
     with pytest.raises(OperatorError) as caught:
         store.load()
     assert caught.value.reason == "store-corrupt"
@@ -347,3 +349,47 @@ async def test_a_pod_that_cannot_be_resized_keeps_nobody_from_it(host: Host) -> 
     del host.network.namespaces["/ns/web"]
     assert await host.attacher.resize(1400) == 1400
     assert {row.container: row.mtu for row in host.attacher.list()} == {"web": 1420, "db": 1400}
+
+
+def test_rows_of_the_first_schema_go_on(tmp_path: Path) -> None:
+    """A pod had one gateway, or none."""
+    path = tmp_path / "attachments.db"
+    old = {
+        "container": "web",
+        "ifname": "eth0",
+        "netns": "/ns/web",
+        "host": "vw0123456789abc",
+        "host_mac": None,
+        "mac": None,
+        "addresses": ["10.32.0.1/24"],
+        "gateway": "10.32.0.9",
+        "mtu": 1400,
+        "routes": [["0.0.0.0/0", "10.32.0.9"]],
+        "network": "net",
+        "ready": True,
+    }
+    with sqlite3.connect(path) as db:
+        db.executescript("""
+CREATE TABLE attachment (
+    container TEXT, ifname TEXT, row TEXT NOT NULL, PRIMARY KEY (container, ifname)
+);
+CREATE TABLE fact (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE lease (
+    container TEXT, ifname TEXT, network TEXT NOT NULL, PRIMARY KEY (container, ifname)
+);
+PRAGMA user_version=1;
+""")
+        for row in (old, {**old, "container": "db", "gateway": None}):
+            db.execute(
+                "INSERT INTO attachment VALUES (?, 'eth0', ?)", (row["container"], json.dumps(row))
+            )
+        db.execute("INSERT INTO fact VALUES ('exposed', '10.32.0.9/24')")
+    db.close()
+    for _ in range(2):
+        store = AttachmentStore(path)
+        rows = store.load()
+        assert rows["web", "eth0"].gateways == ("10.32.0.9",)
+        assert rows["web", "eth0"].addresses == ("10.32.0.1/24",)
+        assert rows["db", "eth0"].gateways == ()
+        assert store.exposed == ("10.32.0.9/24",)
+        store.close()

@@ -87,6 +87,10 @@ def test_help_loads_nothing_heavy() -> None:
         ["launch", "--ipam-exclude", "10.32.0.1,nonsense"],
         ["launch", "--ipam-exclude", "192.0.2.1"],
         ["launch", "--ipam-exclude", "fd00::1"],
+        ["launch", "--range", "10.32.0.0/12,10.40.0.0/16"],
+        ["launch", "--range", "10.32.0.0/12,"],
+        ["launch", "--range", ",".join(f"10.{n}.0.0/16" for n in range(9))],
+        ["launch", "--range", "10.32.0.0/12,fd00:32::/64", "--mtu", "1279"],
     ],
     ids=" ".join,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ ROW = Attachment(
     host_mac="02:00:00:00:00:01",
     mac="02:00:00:00:00:02",
     addresses=("10.32.0.5/12",),
-    gateway="10.32.0.1",
+    gateways=("10.32.0.1",),
     mtu=1420,
     routes=(("0.0.0.0/0", "10.32.0.1"), ("192.0.2.0/24", None)),
     ready=True,
@@ -79,12 +80,81 @@ def test_result_of_add(version: str, expected: dict[str, str]) -> None:
 
 
 def test_result_of_ipam_has_no_interfaces() -> None:
-    assert result.addressed("0.4.0", "fd00::5/64", None, ()) == {
+    assert result.addressed("0.4.0", ["fd00::5/64"], (), ()) == {
         "cniVersion": "0.4.0",
         "ips": [{"version": "6", "address": "fd00::5/64"}],
         "routes": [],
         "dns": {},
     }
+
+
+BOTH = replace(
+    ROW,
+    addresses=("10.32.0.5/12", "fd00:32::5/64"),
+    gateways=("10.32.0.1", "fd00:32::1"),
+    routes=(("0.0.0.0/0", "10.32.0.1"), ("::/0", "fd00:32::1")),
+)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_result_of_add_with_both_families(version: str) -> None:
+    """docs/ipam.md R25: each address with the gateway of its own range."""
+    early = version in ("0.3.1", "0.4.0")
+    four = {"address": "10.32.0.5/12", "gateway": "10.32.0.1", "interface": 1}
+    six = {"address": "fd00:32::5/64", "gateway": "fd00:32::1", "interface": 1}
+    said = result.added(version, BOTH, {})
+    assert said["ips"] == [
+        {**four, **({"version": "4"} if early else {})},
+        {**six, **({"version": "6"} if early else {})},
+    ]
+    assert said["routes"] == [
+        {"dst": "0.0.0.0/0", "gw": "10.32.0.1"},
+        {"dst": "::/0", "gw": "fd00:32::1"},
+    ]
+    given = result.addressed(version, BOTH.addresses, BOTH.gateways, ())
+    assert [ip["gateway"] for ip in given["ips"]] == ["10.32.0.1", "fd00:32::1"]
+    assert [ip.get("version") for ip in given["ips"]] == (["4", "6"] if early else [None, None])
+
+
+def test_two_addresses_of_one_family_have_each_the_gateway_of_its_range() -> None:
+    row = replace(
+        ROW, addresses=("10.32.0.5/12", "10.96.0.5/16"), gateways=("10.32.0.1", "10.96.0.1")
+    )
+    ips = result.added("1.0.0", row, {})["ips"]
+    assert [ip["gateway"] for ip in ips] == ["10.32.0.1", "10.96.0.1"]
+
+
+@pytest.mark.parametrize(
+    "ranges", ["10.32.0.0/12", [7], ["x"], ["10.32.0.1/12"], {"subnet": "10.32.0.0/12"}, [[]]]
+)
+def test_ranges_that_are_none(ranges: object) -> None:
+    refused(Code.BAD_CONFIG, ipam={"type": "weaver-ipam", "ranges": ranges})
+
+
+def test_ranges_and_addresses_of_several_ranges_are_asked_for() -> None:
+    asked = call(
+        {"CNI_ARGS": "IP=10.32.0.7,fd00:32::7"},
+        ipam={"ranges": ["10.32.0.0/12", "FD00:32::/64", "10.32.0.0/12"]},
+    )
+    assert asked.asked == ("10.32.0.7", "fd00:32::7")
+    assert asked.ranges == ("10.32.0.0/12", "fd00:32::/64")
+    many = [f"10.32.0.{n}" for n in range(1, 10)]
+    refused(Code.UNSUPPORTED_FIELD, runtimeConfig={"ips": many})
+
+
+def test_rules_of_nat_for_several_ranges() -> None:
+    """One a range; what is spared of another family is no part of it, for nft would refuse it."""
+    ranges = ["10.32.0.0/12", "fd00:32::/64"]
+    plain = ["10.32.0.9", "fd00:32::9"]
+    made = nat.masquerade(ranges, "weave", plain)["nftables"]
+    rules = [step["add"]["rule"]["expr"] for step in made if "rule" in step.get("add", {})]
+    spared = [expr[0]["match"] for expr in rules]
+    assert [match["right"]["set"] for match in spared] == [["10.32.0.9"], ["fd00:32::9"]]
+    assert [match["left"]["payload"]["protocol"] for match in spared] == ["ip", "ip6"]
+    shown = {"nftables": [step["add"] for step in made[2:]]}
+    assert nat.is_whole(shown, ranges, plain)
+    assert not nat.is_whole(shown, ranges[:1], plain)
+    assert not nat.is_whole(shown, ranges, plain[:1])
 
 
 def test_delegated_routes_without_a_gateway_get_the_addresss() -> None:
@@ -156,12 +226,12 @@ def test_what_a_pod_may_ask_for_and_who_wins() -> None:
     }
     by_args = {"CNI_ARGS": "IP=10.32.0.7;MAC=02:00:00:00:00:0c;K8S_POD_NAME=x"}
     asked = call(by_args, **everywhere)
-    assert (asked.address, asked.mac) == ("10.32.0.9", "02:00:00:00:00:0a")
+    assert (asked.asked, asked.mac) == (("10.32.0.9",), "02:00:00:00:00:0a")
     asked = call(by_args, args=everywhere["args"])
-    assert (asked.address, asked.mac) == ("10.32.0.8", "02:00:00:00:00:0b")
+    assert (asked.asked, asked.mac) == (("10.32.0.8",), "02:00:00:00:00:0b")
     asked = call(by_args)
-    assert (asked.address, asked.mac) == ("10.32.0.7", "02:00:00:00:00:0c")
-    assert (call().address, call().mac, call().mtu) == (None, None, None)
+    assert (asked.asked, asked.mac) == (("10.32.0.7",), "02:00:00:00:00:0c")
+    assert (call().asked, call().mac, call().mtu) == ((), None, None)
 
 
 @pytest.mark.parametrize(
@@ -186,10 +256,10 @@ def test_cni_args(text: str, fine: bool) -> None:
         ("mac", {"runtimeConfig": {"mac": "02:00"}}, Code.BAD_CONFIG),
         ("mac", {"args": {"cni": {"mac": "00:00:00:00:00:00"}}}, Code.BAD_CONFIG),
         ("mac", {"runtimeConfig": {"mac": "01:00:5e:00:00:01"}}, Code.BAD_CONFIG),
-        ("address", {"runtimeConfig": {"ips": "10.32.0.1"}}, Code.BAD_CONFIG),
-        ("address", {"runtimeConfig": {"ips": [1]}}, Code.BAD_CONFIG),
-        ("address", {"runtimeConfig": {"ips": ["x"]}}, Code.BAD_CONFIG),
-        ("address", {"runtimeConfig": {"ips": ["10.32.0.1", "fd00::1"]}}, Code.UNSUPPORTED_FIELD),
+        ("asked", {"runtimeConfig": {"ips": "10.32.0.1"}}, Code.BAD_CONFIG),
+        ("asked", {"runtimeConfig": {"ips": [1]}}, Code.BAD_CONFIG),
+        ("asked", {"runtimeConfig": {"ips": ["x"]}}, Code.BAD_CONFIG),
+        ("ranges", {"ipam": {"ranges": ["x"]}}, Code.BAD_CONFIG),
         ("wants_gateway", {"isDefaultGateway": 1}, Code.BAD_CONFIG),
         ("ipam", {"ipam": "host-local"}, Code.BAD_CONFIG),
         ("ipam_type", {"ipam": {"type": "../x"}}, Code.BAD_CONFIG),
@@ -216,8 +286,8 @@ JSON = st.recursive(
 )
 KEYS = ["mtu", "ipam", "runtimeConfig", "args", "isDefaultGateway", "prevResult", "name",
         "cniVersion", "cni.dev/valid-attachments"]  # fmt: skip
-PROPERTIES = ["mtu", "mac", "address", "wants_gateway", "ipam", "ipam_type", "gateway", "routes",
-              "previous", "valid_attachments"]  # fmt: skip
+PROPERTIES = ["mtu", "mac", "asked", "ranges", "wants_gateway", "ipam", "ipam_type", "gateway",
+              "routes", "previous", "valid_attachments"]  # fmt: skip
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), JSON), st.text(max_size=20))
@@ -258,26 +328,27 @@ def test_reasons_have_codes(reason: str, code: int) -> None:
 
 
 PLAIN = ["10.32.0.10", "10.32.0.9"]
+RANGES = ["10.32.0.0/12"]
 
 
 @pytest.mark.parametrize("plain", [[], ["10.32.0.9"], PLAIN])
 def test_rules_are_whole_only_as_they_were_made(plain: list[str]) -> None:
-    made = nat.masquerade("10.32.0.0/12", "weave", plain)["nftables"]
+    made = nat.masquerade(["10.32.0.0/12"], "weave", plain)["nftables"]
     shown = {"nftables": [step["add"] for step in made[2:]]}
-    assert nat.is_whole(shown, plain)
-    assert nat.is_whole(shown, plain[::-1])
-    assert not nat.is_whole(shown, [*plain, "10.32.0.11"])
-    assert not nat.is_whole({"nftables": shown["nftables"][:2]}, plain)
-    assert not nat.is_whole({"nftables": [*shown["nftables"], shown["nftables"][2]]}, plain)
+    assert nat.is_whole(shown, RANGES, plain)
+    assert nat.is_whole(shown, RANGES, plain[::-1])
+    assert not nat.is_whole(shown, RANGES, [*plain, "10.32.0.11"])
+    assert not nat.is_whole({"nftables": shown["nftables"][:2]}, RANGES, plain)
+    assert not nat.is_whole({"nftables": [*shown["nftables"], shown["nftables"][2]]}, RANGES, plain)
     shown["nftables"][2]["rule"]["expr"].pop()
-    assert not nat.is_whole(shown, plain)
+    assert not nat.is_whole(shown, RANGES, plain)
     nothings: tuple[object, ...] = (None, {}, [], {"nftables": []})
     for nonsense in nothings:
-        assert not nat.is_whole(nonsense, plain)
+        assert not nat.is_whole(nonsense, RANGES, plain)
 
 
 def test_nat_replaces_its_table_and_touches_no_other() -> None:
-    steps = nat.masquerade("10.32.0.0/12", "weave")["nftables"]
+    steps = nat.masquerade(["10.32.0.0/12"], "weave")["nftables"]
     assert [next(iter(step)) for step in steps] == ["add", "delete", "add", "add", "add"]
     tables = {
         body.get("table", body.get("name"))
@@ -290,5 +361,5 @@ def test_nat_replaces_its_table_and_touches_no_other() -> None:
     assert source["match"]["right"] == {"prefix": {"addr": "10.32.0.0", "len": 12}}
     assert (device["match"]["op"], device["match"]["right"]) == ("!=", "weave")
     assert verdict == {"masquerade": None}
-    ipv6 = nat.masquerade("fd00::/64", "weave")["nftables"][-1]["add"]["rule"]["expr"][0]
+    ipv6 = nat.masquerade(["fd00::/64"], "weave")["nftables"][-1]["add"]["rule"]["expr"][0]
     assert ipv6["match"]["left"]["payload"]["protocol"] == "ip6"

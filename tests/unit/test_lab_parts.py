@@ -218,7 +218,7 @@ def test_status_as_text_shows_every_pod_and_every_cut() -> None:
             "state": "ready",
             "underlay": "172.31.0.1",
             "neighbours": ["h2"],
-            "pods": [{"name": pod, "address": "10.32.0.1"} for pod in pods],
+            "pods": [{"name": pod, "addresses": ["10.32.0.1"]} for pod in pods],
         }
 
     text = status_text(

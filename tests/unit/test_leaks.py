@@ -13,7 +13,7 @@ from ipam.effects import AllocationKey
 from mesh.clock import Instant
 from mesh.errors import OperatorError
 from tests.sim.clock import SimClock
-from tests.unit.network_twin import RANGE, IpamTwin, NetworkTwin
+from tests.unit.network_twin import RANGE, IpamTwin, NetworkTwin, pools
 from weaver.daemon.attach import BY_HAND, Attacher, AttachRequest
 from weaver.daemon.attach_store import AttachmentStore, Key
 from weaver.daemon.leaks import APART, Leaks, Suspect, TwoLooks
@@ -26,12 +26,12 @@ class Host:
         self.network, self.ipam, self.clock = NetworkTwin(), IpamTwin(), SimClock()
         self.network.namespaces = {"": set(), "/ns/web": set(), "/ns/db": set()}
         store = AttachmentStore(directory / "attachments.db")
-        self.attacher = Attacher(self.ipam, self.network, store, RANGE, 1420)
+        self.attacher = Attacher(pools(self.ipam), self.network, store, 1420)
         self.leaks = Leaks(self.attacher, self.network, self.addresses, self.clock, self._sleep)
         self.between: list[object] = []
 
-    def addresses(self) -> Mapping[Key, tuple[int, str]]:
-        return {(k.container, k.interface): (a, RANGE.cidr(a)) for k, a in self.ipam.held.items()}
+    def addresses(self) -> Mapping[Key, tuple[str, ...]]:
+        return {(k.container, k.interface): (RANGE.cidr(a),) for k, a in self.ipam.held.items()}
 
     async def _sleep(self, seconds: float) -> None:
         """What ``between`` holds happens between the two looks."""
@@ -108,8 +108,8 @@ async def test_what_is_attached_at_the_very_end_is_looked_at_once_more(
 
 async def test_addresses_that_somebody_else_has_are_nobodys_business(host: Host) -> None:
     """Another plugin's, an operator's, the bridge's, Docker's between two containers."""
-    await host.attacher.allocate("leased", "eth0", None, "net")
-    await host.attacher.allocate("hand", "eth0", None, BY_HAND)
+    await host.attacher.allocate("leased", "eth0", (), "net")
+    await host.attacher.allocate("hand", "eth0", (), BY_HAND)
     await host.attacher.expose()
     await host.attacher.attach(
         AttachRequest(
@@ -169,10 +169,10 @@ async def test_a_look_that_fails_counts_for_nothing(host: Host) -> None:
 
 async def test_a_lease_that_is_asked_for_twice_is_not_lost_by_a_refusal(host: Host) -> None:
     """GC could never free its address again."""
-    await host.attacher.allocate("leased", "eth0", None, "net")
+    await host.attacher.allocate("leased", "eth0", (), "net")
     host.ipam.before = lambda: (_ for _ in ()).throw(OperatorError("no", "key-in-use"))
     with pytest.raises(OperatorError):
-        await host.attacher.allocate("leased", "eth0", "10.32.0.77", "net")
+        await host.attacher.allocate("leased", "eth0", ["10.32.0.77"], "net")
     assert host.attacher.leases() == {("leased", "eth0")}
 
 
@@ -182,11 +182,11 @@ def test_two_looks_against_a_slow_model(steps: list[tuple[set[int], float]]) -> 
     for seen, later in steps:
         now += later
         past.append((now, seen))
-        ripe = looks.look([Suspect((str(n), "i"), "x", (), n) for n in seen], Instant(now))
+        ripe = looks.look([Suspect((str(n), "i"), "x", (), (str(n),)) for n in seen], Instant(now))
         for n in range(4):
             since = now
             for at, what in reversed(past):
                 if n not in what:
                     break
                 since = at
-            assert (n in {s.evidence for s in ripe}) == (n in seen and now >= since + APART)
+            assert ((str(n),) in {s.evidence for s in ripe}) == (n in seen and now >= since + APART)

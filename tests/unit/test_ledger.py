@@ -89,7 +89,7 @@ def test_what_is_wrong_is_found() -> None:
 def test_what_the_last_look_suspected_is_a_finding() -> None:
     """R23"""
     one = seeded()
-    suspect = Suspect(("web", "eth0"), "pod-gone", ("10.32.0.1/24",), 1)
+    suspect = Suspect(("web", "eth0"), "pod-gone", ("10.32.0.1/24",), ("10.32.0.1/24",))
     book = Ledger(
         one,
         nickname=str,

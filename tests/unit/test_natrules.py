@@ -20,7 +20,7 @@ class Kernel:
         monkeypatch.setattr(natrules, "listed", self._listed)
         monkeypatch.setattr(natrules, "run", self._run)
         monkeypatch.setattr(natrules, "forward", lambda _range: None)
-        monkeypatch.setattr(nat, "is_whole", lambda listed, _plain: listed)
+        monkeypatch.setattr(nat, "is_whole", lambda listed, _ranges, _plain: listed)
         monkeypatch.setattr(Forwarding, "mend", lambda *_args, **_more: None)
 
     def flush(self) -> None:
@@ -42,7 +42,7 @@ class Kernel:
 
 
 def mend(rules: NatRules, plain: Sequence[str] = ()) -> str | None:
-    return rules.mend("10.32.0.0/12", "weave", plain, exposed=True)
+    return rules.mend(["10.32.0.0/12"], "weave", plain, exposed=True)
 
 
 def test_rules_nobody_touched_are_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,12 @@ from weaver.daemon.network import Shape
 from weaver.status import status_text
 
 DEFAULT_INTERFACE = "ethwe"
+MAX_TEXTS = 1024
+"""Of one list."""
+
+MAX_TEXT = 4096
+"""Characters of one of them."""
+
 KEEPALIVE = 15.0
 """Seconds between comments on an idle event stream, so that dead listeners are found."""
 
@@ -136,7 +142,8 @@ class Handlers:
                 container=body["container"],
                 ifname=_interface(body),
                 netns=body["netns"],
-                address=body.get("address"),
+                asked=tuple(_texts(body.get("addresses") or [], "addresses")),
+                ranges=tuple(_texts(body.get("ranges") or [], "ranges")),
                 mac=body.get("mac"),
                 mtu=body.get("mtu"),
             )
@@ -156,7 +163,8 @@ class Handlers:
         return await self._facade.hide()
 
     async def ipam_allocate(self, body: Body) -> Any:  # noqa: ANN401
-        return await self._facade.ipam_allocate(body["container"], _interface(body))
+        ranges = _texts(body.get("ranges") or [], "ranges")
+        return await self._facade.ipam_allocate(body["container"], _interface(body), ranges)
 
     async def ipam_claim(self, body: Body) -> Any:  # noqa: ANN401
         force = bool(body.get("force"))
@@ -166,6 +174,9 @@ class Handlers:
 
     async def ipam_free(self, body: Body) -> Any:  # noqa: ANN401
         return await self._facade.ipam_free(body["container"], _interface(body))
+
+    async def ipam_add_range(self, body: Body) -> Any:  # noqa: ANN401
+        return await self._facade.ipam_add_range(body["range"])
 
     async def ipam_collect(self, body: Body) -> Any:  # noqa: ANN401
         return await self._facade.ipam_collect(bool(body.get("dry_run")))
@@ -189,9 +200,12 @@ def _interface(body: Body) -> str:
     return value
 
 
-def _texts(values: list[Any]) -> list[str]:
-    if not all(isinstance(value, str) for value in values):
-        raise OperatorError("peers are texts", "bad-request")
+def _texts(values: list[Any], what: str = "peers") -> list[str]:
+    if len(values) > MAX_TEXTS or not all(
+        isinstance(value, str) and len(value) <= MAX_TEXT and value.isprintable()
+        for value in values
+    ):
+        raise OperatorError(f"{what} are at most {MAX_TEXTS} printable texts", "bad-request")
     return values
 
 

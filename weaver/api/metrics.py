@@ -19,12 +19,20 @@ class _Collector:
             "weaver_ready": ("Whether pods can be attached", int(status["ready"])),
             "weaver_peers": ("Known peers, ourselves included", len(status["peers"])),
             "weaver_attachments": ("Attached pods", len(status["attachments"])),
-            "weaver_ipam_used": ("Addresses in use here", status["ipam"]["used"]),
-            "weaver_ipam_free": ("Addresses free here", status["ipam"]["free"]),
-            "weaver_ipam_conflicts": ("Disputed slices", len(status["ipam"]["conflicts"])),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
+        ranges = (status["ipam"], *status["ipam"]["others"])
+        for name, text, key in (
+            ("weaver_ipam_used", "Addresses in use here", "used"),
+            ("weaver_ipam_free", "Addresses free here", "free"),
+            ("weaver_ipam_conflicts", "Disputed slices", "conflicts"),
+        ):
+            gauge = GaugeMetricFamily(name, text, labels=["range"])
+            for one in ranges:
+                value = one[key]
+                gauge.add_metric([one["range"]], len(value) if key == "conflicts" else value)
+            yield gauge
         connections = GaugeMetricFamily("weaver_connections", "Connections", labels=["state"])
         states = [c["state"] for c in status["connections"]]
         for state in ("established", "handshake"):

@@ -62,7 +62,8 @@ ROUTES: tuple[Route, ...] = (
             ("container", "string", True),
             ("interface", "string", False),
             ("netns", "string", True),
-            ("address", "string", False),
+            ("addresses", "array", False),
+            ("ranges", "array", False),
             ("mac", "string", False),
             ("mtu", "integer", False),
         ),
@@ -82,10 +83,27 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("DELETE", "/v1/attachments", "detach", "Detach a container", _KEY),
     Route(
-        "POST", "/v1/expose", "expose", "Give the host an address", (("address", "string", False),)
+        "POST",
+        "/v1/expose",
+        "expose",
+        "Give the host an address of every range",
+        (("address", "string", False),),
     ),
     Route("POST", "/v1/hide", "hide", "Take the host's address away"),
-    Route("POST", "/v1/ipam/allocate", "ipam_allocate", "An address for a key", _KEY),
+    Route(
+        "POST",
+        "/v1/ipam/allocate",
+        "ipam_allocate",
+        "Addresses for a key, of these ranges or of the first of each family",
+        (*_KEY, ("ranges", "array", False)),
+    ),
+    Route(
+        "POST",
+        "/v1/ipam/ranges",
+        "ipam_add_range",
+        "One more range, from now on and over restarts",
+        (("range", "string", True),),
+    ),
     Route(
         "POST",
         "/v1/ipam/claim",
@@ -93,7 +111,7 @@ ROUTES: tuple[Route, ...] = (
         "This address for a key",
         (*_KEY, ("address", "string", True), ("force", "boolean", False)),
     ),
-    Route("POST", "/v1/ipam/free", "ipam_free", "Free a key's address", _KEY),
+    Route("POST", "/v1/ipam/free", "ipam_free", "Free a key's addresses", _KEY),
     Route(
         "POST",
         "/v1/ipam/collect",

@@ -13,13 +13,13 @@ from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
-from ipam.address import Address, AddressRange
+from ipam.address import Address
 from ipam.exclusions import parse_exclusions
 from mesh.connection.maker import Target
 from mesh.drivers.listen import listening_socket
 from mesh.errors import OperatorError
 from mesh.wire.cipher import named
-from weaver.config import Config, http_address, parse_subnets
+from weaver.config import Config, http_address, parse_ranges, parse_subnets
 from weaver.logs import set_up
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def config_of(args: argparse.Namespace) -> Config:
         http=args.http,
         state_dir=Path(args.state_dir),
         run_dir=Path(args.run_dir),
-        range=AddressRange.parse(args.range),
+        ranges=parse_ranges(args.range),
         rest=args.ipam_rest,
         exclusions=parse_exclusions(args.ipam_exclude),
         mtu=args.mtu,
@@ -130,8 +130,8 @@ async def _run(config: Config, listening: socket.socket) -> None:
     docker = DockerServer(
         Driver(
             daemon.attacher,
-            config.range,
-            lambda number: daemon.ipam.allocator.holder_of(Address(number)),
+            daemon.ranges.first.range,
+            lambda number: daemon.ranges.first.allocator.holder_of(Address(number)),
             facade.not_ready,
         )
     )

@@ -58,7 +58,8 @@ def _attach(args: argparse.Namespace, client: Client) -> int:
         container=args.container,
         interface=args.interface,
         netns=args.netns,
-        address=args.address,
+        addresses=args.address,
+        ranges=args.range,
         mac=args.mac,
         mtu=args.mtu,
     )
@@ -100,6 +101,9 @@ def _ipam_verb(args: argparse.Namespace, client: Client) -> int:
         case "reclaim":
             done = client.post("/v1/ipam/reclaim", peer=args.peer, force=args.force)
             return _print(args, done, lambda d: f"took over {d['peer']}: {d['owned']} owned now\n")
+        case "add-range":
+            done = client.post("/v1/ipam/ranges", range=args.range)
+            return _print(args, done, lambda d: "\n".join(d["ranges"]) + "\n")
         case "collect":
             done = client.post("/v1/ipam/collect", dry_run=args.dry_run)
             return _print(args, done, s.collected_text)
@@ -110,8 +114,10 @@ def _ipam_verb(args: argparse.Namespace, client: Client) -> int:
             body: dict[str, Any] = {"container": args.container, "interface": args.interface}
             if verb == "claim":
                 body |= {"address": args.address, "force": args.force}
+            if verb == "allocate":
+                body["ranges"] = args.range
             done = client.post(f"/v1/ipam/{verb}", **body)
-            return _print(args, done, lambda d: f"{d['address'] or 'none'}\n")
+            return _print(args, done, lambda d: f"{' '.join(d['addresses']) or 'none'}\n")
 
 
 def _reset(args: argparse.Namespace, client: Client) -> int:
@@ -166,8 +172,8 @@ def _forget(args: argparse.Namespace, client: Client) -> int:
 
 
 def _hide(_: argparse.Namespace, client: Client) -> int:
-    was = client.post("/v1/hide")["address"]
-    print("was not exposed" if was is None else f"hidden {was}")
+    was = client.post("/v1/hide")["addresses"]
+    print(f"hidden {' '.join(was)}" if was else "was not exposed")
     return FINE
 
 
@@ -189,7 +195,7 @@ def _bound(args: argparse.Namespace, client: Client) -> int:
 
 def _expose(args: argparse.Namespace, client: Client) -> int:
     done = client.post("/v1/expose", address=args.address)
-    return _print(args, done, lambda d: f"{d['address']}\n")
+    return _print(args, done, lambda d: " ".join(d["addresses"]) + "\n")
 
 
 def _ps(args: argparse.Namespace, client: Client) -> int:

@@ -37,7 +37,17 @@ def parser() -> argparse.ArgumentParser:
     attach.add_argument("container")
     attach.add_argument("netns", help="its path, such as /run/netns/web")
     attach.add_argument("--interface", default="ethwe", help="its name inside (ethwe)")
-    attach.add_argument("--address", help="this address instead of the next free one")
+    attach.add_argument(
+        "--address",
+        action="append",
+        help="this address instead of the next free one; one of each range may be",
+    )
+    attach.add_argument(
+        "--range",
+        action="append",
+        metavar="CIDR",
+        help="an address of this range instead of the first of each family",
+    )
     attach.add_argument("--mac")
     attach.add_argument("--mtu", type=int)
     detach = _command(commands, "detach", "detach a container")
@@ -108,7 +118,12 @@ def _launch(commands: Any) -> None:  # noqa: ANN401
     launch.add_argument("--http", default="127.0.0.1:6784", help="empty: only the socket")
     launch.add_argument("--state-dir", default="/var/lib/weaver")
     launch.add_argument("--run-dir", default="/run/weaver", help="of the sockets")
-    launch.add_argument("--range", default="10.32.0.0/12", help="addresses of pods")
+    launch.add_argument(
+        "--range",
+        default="10.32.0.0/12",
+        metavar="CIDR,…",
+        help="addresses of pods; a pod has one of the first range of each family",
+    )
     launch.add_argument(
         "--ipam-rest",
         type=float,
@@ -194,10 +209,14 @@ def _ipam(commands: Any) -> None:  # noqa: ANN401
     ):
         verb = _reader(verbs, name, text)
         verb.add_argument("container")
+        if name == "allocate":
+            verb.add_argument("--range", action="append", metavar="CIDR", help="of this range")
         if name == "claim":
             verb.add_argument("address")
             verb.add_argument("--force", action="store_true", help="also one that is excluded")
         verb.add_argument("--interface", default="ethwe")
+    add = _reader(verbs, "add-range", "one more range, from now on and over restarts")
+    add.add_argument("range", metavar="CIDR")
     collect = _reader(verbs, "collect", "free what no container has any more (two looks, 10 s)")
     collect.add_argument("--dry-run", action="store_true", help="look, and free nothing")
     reclaim = _reader(verbs, "reclaim", "take over the space of a peer that is gone for good")

@@ -89,7 +89,8 @@ def _remove_run_dir(directory: Path) -> None:
 
 def remove_state(state: Path) -> bool:
     """Delete our files and then the directory, unless others have something in it."""
-    for name in STATE_FILES:
+    others = [path.name for path in state.glob("ipam-*.db")]
+    for name in (*STATE_FILES, *others):
         for suffix in BESIDE:
             (state / (name + suffix)).unlink(missing_ok=True)
     if os.listdir(state):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_interface, ip_network
 from typing import Any
 
+from ipam.by_range import MAX_RANGES
 from weaver.cni.errors import CniError, Code
 from weaver.daemon.network import MAX_RATE, MIN_RATE, Shape
 
@@ -90,8 +91,8 @@ class Call:
         return found.lower()
 
     @property
-    def address(self) -> str | None:
-        """The address asked for: by the ips capability, args.cni.ips, or CNI_ARGS."""
+    def asked(self) -> tuple[str, ...]:
+        """The addresses asked for: by the ips capability, args.cni.ips, or CNI_ARGS."""
         found = self._asked("ips", [])
         if found == []:
             found = [ip for ip in self.args.get("IP", "").split(",") if ip]
@@ -101,9 +102,9 @@ class Call:
             asked = dict.fromkeys(str(ip_interface(text).ip) for text in found)
         except ValueError as err:
             raise CniError(Code.BAD_CONFIG, f"ips {found!r}: not all are addresses") from err
-        if len(asked) > 1:
-            raise CniError(Code.UNSUPPORTED_FIELD, f"ips {found!r}: one address a pod is given")
-        return next(iter(asked), None)  # podman asks twice for the same
+        if len(asked) > MAX_RANGES:
+            raise CniError(Code.UNSUPPORTED_FIELD, f"ips {found!r}: one address a range is given")
+        return tuple(asked)  # podman asks twice for the same
 
     @property
     def is_host(self) -> bool:
@@ -158,6 +159,20 @@ class Call:
         if not isinstance(kind, str) or not _NAME.fullmatch(kind):
             raise CniError(Code.BAD_CONFIG, f"invalid ipam.type: {kind!r}")
         return kind
+
+    @property
+    def ranges(self) -> tuple[str, ...]:
+        """ipam.ranges: the mesh's ranges that a pod has an address of each, instead of the first
+        of each family."""
+        found = self.ipam.get("ranges")
+        if found is None:
+            return ()
+        if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+            raise CniError(Code.BAD_CONFIG, f"ipam.ranges {found!r} is not a list of ranges")
+        try:
+            return tuple(dict.fromkeys(str(ip_network(text)) for text in found))
+        except ValueError as err:
+            raise CniError(Code.BAD_CONFIG, f"ipam.ranges {found!r}: not all are ranges") from err
 
     @property
     def gateway(self) -> str | None:
@@ -258,7 +273,15 @@ def read_routes(value: object, code: Code, what: str) -> tuple[Route, ...]:
 def _check_values(call: Call) -> None:
     """What is wrong of a network that is to be made is said before anything is touched; what is
     to be taken down is taken down all the same."""
-    for _ in (call.mtu, call.mac, call.address, call.wants_gateway, call.ipam_type, call.shape):
+    for _ in (
+        call.mtu,
+        call.mac,
+        call.asked,
+        call.ranges,
+        call.wants_gateway,
+        call.ipam_type,
+        call.shape,
+    ):
         pass
     for _ in (call.gateway, call.routes, call.previous, call.hairpin, call.masquerade):
         pass

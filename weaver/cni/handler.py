@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address, ip_network
 
 from mesh.errors import OperatorError
 from weaver.cni import hostmode, result
@@ -16,6 +17,8 @@ from weaver.daemon.attach import Attacher, AttachRequest
 log = logging.getLogger(__name__)
 
 Reason = Callable[[], str | None]
+
+EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 
 FALLBACK_VERSION = "1.0.0"
 """Of an error about a call whose own version cannot be made out."""
@@ -77,7 +80,7 @@ class Handler:
         try:
             given = result.read_delegated(await run_delegate(delegate, call, "ADD"))
             row = await self._attacher.attach(
-                _request(call, given.routes, given.addresses, given.gateway)
+                _request(call, given.routes, given.gateways, given.addresses)
             )
         except BaseException:
             await self._take_back(delegate, call)
@@ -85,21 +88,29 @@ class Handler:
         return result.added(call.version, row, given.dns, call.previous)
 
     async def _own_request(self, call: Call) -> AttachRequest:
-        """With routes through the bridge's address where the configuration wants them."""
+        """With routes through the bridge's addresses where the configuration wants them."""
         routes, wants = call.routes, call.wants_gateway
-        lacks_gateway = call.gateway is None and any(gateway is None for _, gateway in routes)
-        request = _request(call, routes)  # checks the rest before the host is touched
-        if (wants or lacks_gateway) and self._attacher.exposed is None:
+        named = {} if call.gateway is None else {_family(call.gateway): call.gateway}
+        lacks_gateway = any(via is None and _family(to) not in named for to, via in routes)
+        _request(call, routes)  # checks the rest before the host is touched
+        chosen = [c.pool.range for c in self._attacher.pools.choose(call.asked, call.ranges)]
+        if wants or lacks_gateway:
             await self._attacher.expose()
-        gateway = call.gateway or self._attacher.gateway
-        routes = tuple((destination, via or gateway) for destination, via in routes)
-        if wants is not False and gateway is not None:
-            everywhere = "::/0" if ":" in gateway else "0.0.0.0/0"
-            if everywhere not in dict(routes):
-                routes = (*routes, (everywhere, gateway))
-        if any(via is not None and via == self._attacher.gateway for _, via in routes):
+        for own in self._attacher.gateways:
+            if any(ip_address(own) in ip_network(str(range)) for range in chosen):
+                named.setdefault(_family(own), own)
+        gateways = {family: named[family] for family in sorted(named)}
+        routes = tuple((to, via or gateways.get(_family(to))) for to, via in routes)
+        if wants is not False:
+            have = dict(routes)
+            routes += tuple(
+                (EVERYWHERE[family], gateway)
+                for family, gateway in gateways.items()
+                if EVERYWHERE[family] not in have
+            )
+        if any(via in self._attacher.gateways for _, via in routes):
             self._attacher.holders.shared()
-        return _request(call, routes, None, gateway, request.address)
+        return _request(call, routes, tuple(gateways.values()))
 
     async def _take_back(self, delegate: str, call: Call) -> None:
         try:
@@ -155,9 +166,11 @@ class Handler:
     # ---- weaver-ipam
 
     async def _ipam_add(self, call: Call) -> Json:
-        gateway, routes = call.gateway, call.routes
-        cidr = await self._attacher.allocate(call.container, call.ifname, call.address, call.name)
-        return result.addressed(call.version, cidr, gateway, routes)
+        addresses = await self._attacher.allocate(
+            call.container, call.ifname, call.asked, call.name, ranges=call.ranges
+        )
+        gateways = () if call.gateway is None else (call.gateway,)
+        return result.addressed(call.version, addresses, gateways, call.routes)
 
     async def _ipam_del(self, call: Call) -> None:
         await self._attacher.release(call.container, call.ifname)
@@ -182,20 +195,20 @@ def refusal(stdin: bytes, err: CniError) -> tuple[int, bytes]:
 def _request(
     call: Call,
     routes: tuple[Route, ...],
+    gateways: tuple[str, ...] = (),
     addresses: tuple[str, ...] | None = None,
-    gateway: str | None = None,
-    address: str | None = None,
 ) -> AttachRequest:
     own = addresses is None
     return AttachRequest(
         container=call.container,
         ifname=call.ifname,
         netns=call.netns,
-        address=(address or call.address) if own else None,
+        asked=call.asked if own else (),
+        ranges=call.ranges if own else (),
         mac=call.mac,
         mtu=call.mtu,
         addresses=addresses,
-        gateway=gateway,
+        gateways=gateways,
         routes=routes,
         exclusive=True,
         network=call.name,
@@ -203,6 +216,10 @@ def _request(
         masquerade=call.masquerade,
         shape=call.shape,
     )
+
+
+def _family(text: str) -> int:
+    return 6 if ":" in text else 4
 
 
 def _objects(value: object) -> list[Json]:

@@ -1,7 +1,7 @@
-"""``"mode": "host"``: an address of the mesh for the host itself, asked for as a pod's is.
+"""``"mode": "host"``: addresses of the mesh for the host itself, asked for as a pod's are.
 
-It is put on the bridge, as ``weaver expose`` does. Its "container" is a name like another, so that
-several may ask; the address goes with the last of them.
+They are put on the bridge, one of each range, as ``weaver expose`` does. The "container" is a name
+like another, so that several may ask; the addresses go with the last of them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from weaver.daemon.network import BRIDGE
 
 async def add(attacher: Attacher, call: Call) -> Json:
     _demand_own_namespace(call.netns)
-    cidr = await attacher.holders.add((call.container, call.ifname), call.name, call.address)
-    return result.exposed(call.version, BRIDGE, cidr, call.previous)
+    addresses = await attacher.holders.add((call.container, call.ifname), call.name, call.asked)
+    return result.exposed(call.version, BRIDGE, addresses, call.previous)
 
 
 def check(attacher: Attacher, call: Call, previous: Json) -> None:
@@ -27,14 +27,16 @@ def check(attacher: Attacher, call: Call, previous: Json) -> None:
     wrong = []
     if (call.container, call.ifname) not in attacher.holders:
         wrong.append(f"{call.container} has not asked for the host's address")
-    cidr = attacher.exposed
-    if cidr is None:
+    said = {ip.get("address") for ip in previous.get("ips") or ()}
+    if not attacher.exposed:
         wrong.append("the host has no address")
-    else:
-        if cidr not in [ip.get("address") for ip in previous.get("ips") or ()]:
-            wrong.append(f"prevResult lacks {cidr}")
-        if not _is_here(cidr.partition("/")[0]):
-            wrong.append(f"address {cidr} of {BRIDGE} is missing")
+    elif not said & set(attacher.exposed):  # a range may have been added since
+        wrong.append(f"prevResult lacks {' '.join(attacher.exposed)}")
+    wrong += [
+        f"address {cidr} of {BRIDGE} is missing"
+        for cidr in attacher.exposed
+        if not _is_here(cidr.partition("/")[0])
+    ]
     if wrong:
         raise CniError(Code.CHECK_FAILED, "; ".join(wrong), "check-failed")
 

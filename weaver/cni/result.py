@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 
 from weaver.cni.config import Json, Route, read_routes
 from weaver.cni.errors import CniError, Code
@@ -22,7 +22,7 @@ class Delegated:
     """What another IPAM plugin gave. A route without a gateway has the address's."""
 
     addresses: tuple[str, ...]
-    gateway: str | None
+    gateways: tuple[str, ...]
     routes: tuple[Route, ...]
     dns: Json
 
@@ -46,8 +46,8 @@ def read_delegated(said: Json) -> Delegated:
         for destination, gateway in read_routes(said.get("routes"), Code.DELEGATE, "routes")
     )
     dns = said.get("dns")
-    first = next(iter(gateways.values()), None)
-    return Delegated(tuple(addresses), first, routes, dns if isinstance(dns, dict) else {})
+    found = tuple(gateways.values())
+    return Delegated(tuple(addresses), found, routes, dns if isinstance(dns, dict) else {})
 
 
 def added(version: str, row: Attachment, dns: Json, previous: Json | None = None) -> Json:
@@ -58,7 +58,7 @@ def added(version: str, row: Attachment, dns: Json, previous: Json | None = None
         pod["mtu"] = row.mtu
     before = previous or {}
     interfaces = [*(before.get("interfaces") or ()), host, pod]
-    ips = [_ip(version, cidr, row.gateway, len(interfaces) - 1) for cidr in row.addresses]
+    ips = [_ip(version, cidr, row.gateways, len(interfaces) - 1) for cidr in row.addresses]
     return {
         "cniVersion": version,
         "interfaces": interfaces,
@@ -68,24 +68,29 @@ def added(version: str, row: Attachment, dns: Json, previous: Json | None = None
     }
 
 
-def exposed(version: str, bridge: str, cidr: str, previous: Json | None = None) -> Json:
+def exposed(
+    version: str, bridge: str, addresses: Sequence[str], previous: Json | None = None
+) -> Json:
     """The result of ADD in mode host: the bridge, which is in no sandbox."""
     before = previous or {}
     interfaces = [*(before.get("interfaces") or ()), {"name": bridge}]
+    ips = [_ip(version, cidr, (), len(interfaces) - 1) for cidr in addresses]
     return {
         "cniVersion": version,
         "interfaces": interfaces,
-        "ips": [*(before.get("ips") or ()), _ip(version, cidr, None, len(interfaces) - 1)],
+        "ips": [*(before.get("ips") or ()), *ips],
         "routes": before.get("routes") or [],
         "dns": before.get("dns") or {},
     }
 
 
-def addressed(version: str, cidr: str, gateway: str | None, routes: Sequence[Route]) -> Json:
+def addressed(
+    version: str, addresses: Sequence[str], gateways: Sequence[str], routes: Sequence[Route]
+) -> Json:
     """The result of an IPAM plugin: no interfaces."""
     return {
         "cniVersion": version,
-        "ips": [_ip(version, cidr, gateway, None)],
+        "ips": [_ip(version, cidr, gateways, None) for cidr in addresses],
         "routes": _routes(routes),
         "dns": {},
     }
@@ -96,13 +101,16 @@ def failed(version: str, err: CniError) -> Json:
     return result | ({"details": err.details} if err.details else {})
 
 
-def _ip(version: str, cidr: str, gateway: str | None, interface: int | None) -> Json:
+def _ip(version: str, cidr: str, gateways: Sequence[str], interface: int | None) -> Json:
     entry: Json = {"address": cidr}
     family = ":" in cidr
     if version in BEFORE_1_0:
         entry["version"] = "6" if family else "4"
-    if gateway is not None and (":" in gateway) == family:
-        entry["gateway"] = gateway
+    fitting = [gateway for gateway in gateways if (":" in gateway) == family]
+    if fitting:
+        network = ip_interface(cidr).network
+        near = [gateway for gateway in fitting if ip_address(gateway) in network]
+        entry["gateway"] = (near or fitting)[0]
     if interface is not None:
         entry["interface"] = interface
     return entry

@@ -7,29 +7,30 @@ leaves something the next start takes down, never a device or an address nobody 
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from ipam.address import Address, AddressRange
 from ipam.effects import AllocationKey
 from mesh.errors import OperatorError
+from weaver.config import MIN_MTU_IPV6
 from weaver.daemon.attach_request import AttachRequest, check_request, host_name
 from weaver.daemon.attach_store import Attachment, AttachmentStore, Key
+from weaver.daemon.exposure import EXPOSED, Exposure
 from weaver.daemon.holders import Holders
 from weaver.daemon.keyed_lock import KeyedLock
 from weaver.daemon.network import BRIDGE, NetworkPort, Shape
+from weaver.daemon.pools import Pools
 
 __all__ = [
     "BRIDGE",
+    "EXPOSED",
     "AttachRequest",
     "Attacher",
     "Attachment",
     "AttachmentStore",
-    "IpamPort",
     "check_request",
     "host_name",
 ]
@@ -40,24 +41,6 @@ T = TypeVar("T")
 
 BY_HAND = "weave:hand"
 """The network of addresses that an operator asked for; no name that a configuration may have."""
-
-EXPOSED = AllocationKey("weave:expose", BRIDGE)
-"""The key of the bridge's own address."""
-
-ADDRESS_TIMEOUT = 30.0
-"""Seconds to wait for an address. Longer than the allocator's own patience with its peers, far
-shorter than a runtime's with us (kubelet: 4 minutes)."""
-
-
-class IpamPort(Protocol):
-    """What attaching needs of the allocator. Methods raise OperatorError."""
-
-    async def allocate(self, key: AllocationKey) -> Address: ...
-    async def claim(
-        self, key: AllocationKey, address: Address, *, force: bool = False
-    ) -> Address: ...
-    async def free(self, key: AllocationKey) -> Address | None: ...
-    def holds(self, key: AllocationKey) -> bool: ...
 
 
 async def try_all(keys: Iterable[T], action: Callable[[T], Awaitable[None]]) -> None:
@@ -75,21 +58,20 @@ async def try_all(keys: Iterable[T], action: Callable[[T], Awaitable[None]]) -> 
 class Attacher:
     def __init__(
         self,
-        ipam: IpamPort,
+        pools: Pools,
         network: NetworkPort,
         store: AttachmentStore,
-        range: AddressRange,
         mtu: int,
         note: Callable[[str, Attachment], None] = lambda what, row: None,
     ) -> None:
         """``note`` is told, in a constant phrase, what became of a pod's interface."""
         self._note = note
-        self._ipam, self._network, self._store = ipam, network, store
-        self._range, self.mtu = range, mtu
+        self.pools, self._network, self._store = pools, network, store
+        self.mtu = mtu
         self._rows = store.load()
         self._leases = store.leases()
         self._locks = KeyedLock()
-        self.exposed: str | None = None
+        self._exposure = Exposure(pools, network, store, self._plain)
         self.holders = Holders(self, store)
 
     def list(self) -> builtins.list[Attachment]:
@@ -98,7 +80,7 @@ class Attacher:
     def uses(self, key: AllocationKey) -> bool:
         """Whether an interface, or the bridge, has this key's address: it is not to be freed."""
         if key == EXPOSED:
-            return self.exposed is not None
+            return bool(self.exposed)
         return (key.container, key.interface) in self._rows
 
     def rows(self) -> builtins.list[Attachment]:
@@ -121,9 +103,14 @@ class Attacher:
         return row if row is not None and row.ready else None
 
     @property
-    def gateway(self) -> str | None:
-        """The address pods reach the world through, while the host is exposed."""
-        return None if self.exposed is None else self.exposed.partition("/")[0]
+    def exposed(self) -> tuple[str, ...]:
+        """The bridge's own addresses with their prefixes, while the host is exposed."""
+        return self._exposure.addresses
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """The addresses pods reach the world through, while the host is exposed."""
+        return self._exposure.gateways
 
     # ---- pods
 
@@ -164,7 +151,7 @@ class Attacher:
             host_mac=None,
             mac=request.mac,
             addresses=request.addresses or (),
-            gateway=request.gateway,
+            gateways=request.gateways,
             mtu=request.mtu or self.mtu,
             own_mtu=request.mtu is not None,
             routes=request.routes,
@@ -176,8 +163,14 @@ class Attacher:
         self._remember(intent)
         row = intent
         if request.addresses is None:
-            cidr = await self._address(request.key, request.address)
-            row = replace(intent, addresses=(cidr,))
+            choices = self.pools.choose(request.asked, request.ranges)
+            if intent.mtu < MIN_MTU_IPV6 and any(c.pool.range.family == 6 for c in choices):
+                raise OperatorError(
+                    f"an MTU of {intent.mtu}: IPv6 needs {MIN_MTU_IPV6} at least", "bad-mtu"
+                )
+            row = replace(
+                intent, addresses=await self.pools.take(AllocationKey(*request.key), choices)
+            )
         made = await self._network.attach(row.wiring)
         ready = replace(row, mac=made.mac, host_mac=made.host_mac, routes=made.routes, ready=True)
         self._remember(ready)
@@ -213,7 +206,7 @@ class Attacher:
     async def _take_down(self, key: Key) -> None:
         row = self._rows.get(key)
         await self._network.delete([host_name(*key)])
-        await self._ipam.free(AllocationKey(*key))
+        await self.pools.free(AllocationKey(*key))
         self._forget(key)
         self._drop_lease(key)
         if row is not None and not row.masquerade:
@@ -286,7 +279,7 @@ class Attacher:
         an intent, for a detach or the next start."""
         try:
             await self._network.delete([host_name(*key)])
-            await self._ipam.free(AllocationKey(*key))
+            await self.pools.free(AllocationKey(*key))
             self._forget(key)
         except OperatorError as err:
             log.warning("attachment not undone", extra={"container": key[0], "reason": err.reason})
@@ -297,39 +290,43 @@ class Attacher:
         self,
         container: str,
         ifname: str,
-        address: str | None = None,
+        asked: Collection[str] = (),
         network: str = "",
         *,
+        ranges: Collection[str] = (),
         force: bool = False,
-    ) -> str:
-        """An address for an interface that somebody else makes, with its prefix. ``force``: also
-        one that is excluded."""
-        key = container, ifname
+    ) -> tuple[str, ...]:
+        """Addresses for an interface that somebody else makes, with their prefixes. ``force``:
+        also what is excluded."""
+        key, wanted = (container, ifname), AllocationKey(container, ifname)
         async with self._locks.held(key):
-            is_new = key not in self._leases
+            choices = self.pools.choose([*asked], [*ranges])
+            is_new, had = key not in self._leases, self.pools.holds(wanted)
             if is_new and key not in self._rows:
                 self._put_lease(key, network)
             try:
-                return await self._address(key, address, force=force)
+                return await self.pools.take(wanted, choices, force=force)
             except BaseException:
+                if not had:
+                    await self.pools.free(wanted)
                 if is_new:
                     self._drop_lease(key)
                 raise
 
-    async def release(self, container: str, ifname: str) -> Address | None:
-        """Give it back, and say which it was; an address that one of our own interfaces has is not
-        touched."""
+    async def release(self, container: str, ifname: str) -> builtins.list[str]:
+        """Give them back, and say which they were; an address that one of our own interfaces has
+        is not touched."""
         key = container, ifname
         async with self._locks.held(key):
-            address = None
+            freed = []
             if key not in self._rows:
-                address = await self._ipam.free(AllocationKey(*key))
+                freed = await self.pools.free(AllocationKey(*key))
             self._drop_lease(key)
-            return address
+            return freed
 
     def has_address(self, container: str, ifname: str) -> bool:
         """Whether the key has an address, attached or not."""
-        return self._ipam.holds(AllocationKey(container, ifname))
+        return self.pools.holds(AllocationKey(container, ifname))
 
     async def collect(self, network: str, valid: Collection[Key], *, leases: bool) -> None:
         """Detach all of a network (or free all its leases) but the valid ones.
@@ -346,44 +343,18 @@ class Attacher:
             keys = [key for key, row in self._rows.items() if row.network == network]
         await try_all([key for key in keys if key not in valid], give_up)
 
-    async def _address(self, key: Key, address: str | None, *, force: bool = False) -> str:
-        wanted = AllocationKey(*key)
-        try:
-            async with asyncio.timeout(ADDRESS_TIMEOUT):
-                if address is None:
-                    return self._range.cidr(await self._ipam.allocate(wanted))
-                number = self._range.number(address)
-                return self._range.cidr(await self._ipam.claim(wanted, number, force=force))
-        except TimeoutError as err:
-            raise OperatorError("no address was to be had in time", "ipam-timeout") from err
+    # ---- the host's own addresses
 
-    # ---- the host's own address
-
-    async def expose(self, address: str | None = None) -> str:
-        """Put an address of the range on the bridge: the host reaches pods, pods the world."""
+    async def expose(self, asked: Collection[str] = ()) -> tuple[str, ...]:
+        """Put an address of every range on the bridge, those ``asked`` for among them: the host
+        reaches pods, pods the world."""
         async with self._locks.held(EXPOSED):
-            if self.exposed is not None:
-                if address in (None, self.gateway, self.exposed):
-                    return self.exposed
-                await self._hide(self.exposed)
-            cidr = await self._address((EXPOSED.container, EXPOSED.interface), address)
-            self._store.exposed = cidr
-            await self._network.expose(cidr, str(self._range), self._plain())
-            self.exposed = cidr
-            return cidr
+            return await self._exposure.expose(asked)
 
-    async def hide(self) -> str | None:
-        """Take it back; what it was."""
+    async def hide(self) -> tuple[str, ...]:
+        """Take them back; which they were."""
         async with self._locks.held(EXPOSED):
-            was = self.exposed
-            if was is not None:
-                await self._hide(was)
-            return was
-
-    async def _hide(self, was: str) -> None:
-        await self._network.hide(was)
-        await self._ipam.free(EXPOSED)
-        self.exposed = self._store.exposed = None
+            return await self._exposure.hide()
 
     # ---- after a start
 
@@ -400,9 +371,7 @@ class Attacher:
                 continue
             log.info("attachment gone", extra={"container": row.container, "reason": "pod-gone"})
             await self._detach(row.key)
-        if (cidr := self._store.exposed) is not None:
-            await self._network.expose(cidr, str(self._range), self._plain())
-            self.exposed = cidr
+        await self._exposure.start()
 
     def ports(self) -> builtins.list[str]:
         """The host ends of all attachments that are whole."""
@@ -411,16 +380,12 @@ class Attacher:
     async def put_back(self) -> None:
         """Living pods, and the host's own address, onto a bridge that was made anew."""
         await self._network.adopt(self.ports(), self._hairpins())
-        if self.exposed is not None:
-            await self._network.expose(self.exposed, str(self._range), self._plain())
+        await self._exposure.put_back()
 
     async def mend_rules(self) -> None:
         """See that pods' way out is there, and right, while the host is exposed; and that they
         reach each other whatever others make of forwarding."""
-        exposed = self.exposed is not None
-        wrong = await self._network.mend_rules(str(self._range), self._plain(), exposed=exposed)
-        if wrong is not None:
-            log.warning("rules mended", extra={"reason": "rules-changed", "error": wrong})
+        await self._exposure.mend_rules()
 
     def _hairpins(self) -> builtins.list[str]:
         return [row.host for row in self._rows.values() if row.hairpin]

@@ -16,8 +16,8 @@ from weaver.daemon.network import UNBOUND, Route, Shape
 class AttachRequest:
     """``netns`` empty: the pod's end stays here, for a runtime that takes it; it names a ``mac``.
 
-    ``addresses`` given (CIDR) come from another allocator; otherwise ours gives one, or claims
-    ``address``.
+    ``addresses`` given (CIDR) come from another allocator; otherwise ours gives one of each of
+    ``ranges``, or of the first range of each family, those that are ``asked`` for among them.
 
     ``exclusive``: refuse what is attached already instead of answering the same again.
     """
@@ -25,11 +25,12 @@ class AttachRequest:
     container: str
     ifname: str
     netns: str
-    address: str | None = None
+    asked: tuple[str, ...] = ()
+    ranges: tuple[str, ...] = ()
     mac: str | None = None
     mtu: int | None = None
     addresses: tuple[str, ...] | None = None
-    gateway: str | None = None
+    gateways: tuple[str, ...] = ()
     routes: tuple[Route, ...] = ()
     exclusive: bool = False
     network: str = ""

@@ -12,7 +12,7 @@ from typing import Any
 from ipam.drivers.store import DAMAGE, explained, open_database
 from weaver.daemon.network import UNBOUND, Route, Shape, Wiring
 
-SCHEMA = 1
+SCHEMA = 2
 EXPOSED = "exposed"
 HOLDERS = "exposed for"
 
@@ -28,6 +28,23 @@ CREATE TABLE lease (
 PRAGMA user_version={SCHEMA};
 COMMIT;
 """
+
+_MIGRATIONS = {
+    1: """
+BEGIN;
+UPDATE attachment SET row = json_remove(
+    json_set(
+        row, '$.gateways',
+        CASE WHEN json_extract(row, '$.gateway') IS NULL THEN json_array()
+        ELSE json_array(json_extract(row, '$.gateway')) END
+    ),
+    '$.gateway'
+);
+PRAGMA user_version=2;
+COMMIT;
+"""
+}
+"""From each schema that ever was to the next: a pod had one gateway in the first."""
 
 Key = tuple[str, str]
 """(container, interface)"""
@@ -45,7 +62,7 @@ class Attachment:
     host_mac: str | None
     mac: str | None
     addresses: tuple[str, ...]
-    gateway: str | None
+    gateways: tuple[str, ...]
     mtu: int
     routes: tuple[Route, ...] = ()
     network: str = ""
@@ -82,7 +99,7 @@ class AttachmentStore:
         """Open or make the file. Raises OperatorError: store-corrupt, store-version,
         store-unwritable; the file is left as it is."""
         self.path = path
-        self._db = open_database(path, SCHEMA, _TABLES)
+        self._db = open_database(path, SCHEMA, _TABLES, migrations=_MIGRATIONS)
 
     def load(self) -> dict[Key, Attachment]:
         """Raises OperatorError "store-corrupt", also for what is read later."""
@@ -112,22 +129,23 @@ class AttachmentStore:
     def drop_lease(self, key: Key) -> None:
         self._write("DELETE FROM lease WHERE container = ? AND ifname = ?", *key)
 
-    # ---- the bridge's own address
+    # ---- the bridge's own addresses
 
     @property
-    def exposed(self) -> str | None:
+    def exposed(self) -> tuple[str, ...]:
         rows = self._read("SELECT value FROM fact WHERE key = ?", EXPOSED)
         try:
-            return str(ip_interface(rows[0][0])) if rows else None
+            return tuple(str(ip_interface(cidr)) for cidr in rows[0][0].split(" ")) if rows else ()
         except ValueError as err:
             raise explained(self.path, err) from err
 
     @exposed.setter
-    def exposed(self, cidr: str | None) -> None:
-        if cidr is None:
-            self._write("DELETE FROM fact WHERE key = ?", EXPOSED)
+    def exposed(self, addresses: tuple[str, ...]) -> None:
+        if addresses:
+            value = " ".join(addresses)
+            self._write("INSERT OR REPLACE INTO fact VALUES (?, ?)", EXPOSED, value)
         else:
-            self._write("INSERT OR REPLACE INTO fact VALUES (?, ?)", EXPOSED, cidr)
+            self._write("DELETE FROM fact WHERE key = ?", EXPOSED)
 
     @property
     def holders(self) -> dict[Key, str]:
@@ -166,16 +184,18 @@ class AttachmentStore:
 def _attachment(row: Any) -> Attachment:  # noqa: ANN401  # JSON, of a file somebody may have touched
     """Raises TypeError, ValueError, KeyError or AttributeError for what ``put`` never wrote."""
     addresses, routes, shape = row.pop("addresses"), row.pop("routes"), row.pop("shape", {})
-    if not isinstance(addresses, list) or not isinstance(routes, list):
-        raise TypeError("addresses and routes are lists")
+    gateways = row.pop("gateways")
+    if not all(isinstance(value, list) for value in (addresses, routes, gateways)):
+        raise TypeError("addresses, routes and gateways are lists")
     made = Attachment(
         **row,
         addresses=tuple(str(ip_interface(cidr)) for cidr in addresses),
+        gateways=tuple(gateways),
         routes=tuple((destination, gateway) for destination, gateway in routes),
         shape=Shape(**shape),
     )
     texts = (made.container, made.ifname, made.netns, made.host, made.network)
-    maybe = (made.host_mac, made.mac, made.gateway, *(gateway for _, gateway in made.routes))
+    maybe = (made.host_mac, made.mac, *made.gateways, *(gateway for _, gateway in made.routes))
     given = (*(text for text in maybe if text is not None), *(to for to, _ in made.routes))
     if not all(isinstance(text, str) for text in (*texts, *given)):
         raise TypeError("a name that is no text")

@@ -16,10 +16,7 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
-from ipam.address import Address
-from ipam.allocator import Allocator
-from ipam.drivers.service import IpamService
-from ipam.drivers.store import Past, SqliteStore, explained
+from ipam.address import AddressRange
 from ipam.election import CHANNEL as ELECTION
 from ipam.ring import CHANNEL as RING
 from mesh.connection.reasons import Refusal
@@ -32,7 +29,7 @@ from mesh.drivers.mesh import MeshDriver
 from mesh.drivers.steering import KernelEffect, SteeringDriver
 from mesh.drivers.tasks import Supervisor
 from mesh.drivers.worker import WorkerProcess
-from mesh.errors import MalformedMessageError, OperatorError
+from mesh.errors import OperatorError
 from mesh.names import PeerName, PeerUID
 from mesh.router.events import (
     ChannelChanged,
@@ -55,13 +52,13 @@ from mesh.wire.worker import ToWorker
 from weaver import __version__
 from weaver.config import Config
 from weaver.daemon.attach import Attacher, Attachment, AttachmentStore
-from weaver.daemon.attach_store import Key
 from weaver.daemon.devices import TAP, Devices
 from weaver.daemon.events import EventLog
 from weaver.daemon.fastpath import open_fastpath, remove_fastpath
 from weaver.daemon.leaks import Leaks
 from weaver.daemon.network import Network
 from weaver.daemon.podmtu import PodMtu
+from weaver.daemon.ranges import Ranges, Terms
 from weaver.daemon.state import StateDir
 
 log = logging.getLogger(__name__)
@@ -115,7 +112,7 @@ class Daemon:
             lanes,
             by_kernel=by_kernel,
         )
-        self._make_ipam()
+        self.ranges = self._make_ranges()
         self.mesh = MeshDriver(
             self.router,
             self.clock,
@@ -138,17 +135,20 @@ class Daemon:
         await self.devices.setup()
         self.attachments = AttachmentStore(config.state_dir / "attachments.db")
         self.attacher = Attacher(
-            self.ipam,
+            self.ranges.pools,
             self.network,
             self.attachments,
-            config.range,
             self.pod_mtu.value,
             note=self._note_pod,
         )
         self.leaks = Leaks(
-            self.attacher, self.network, self._addresses, self.clock, tell=self._suspected
+            self.attacher,
+            self.network,
+            self.ranges.addresses,
+            self.clock,
+            tell=self.ranges.suspected,
         )
-        self.ipam.start(company=bool(config.peers or self.state.targets))
+        self.ranges.start(company=bool(config.peers or self.state.targets))
         try:
             await self.mesh.start(self._listening)
         except OSError as err:
@@ -160,8 +160,8 @@ class Daemon:
         self.worker.start()
         await self.attacher.reconcile()
         self.tell_attached()
-        if config.seed and not self.ipam.allocator.ring.is_seeded:
-            await self.ipam.seed(())
+        if config.seed:
+            await self.ranges.seed()
         attacher = self.attacher
         await attacher.mend_rules()
         watch = self.devices.watch(attacher.ports, attacher.put_back, attacher.mend_rules)
@@ -180,9 +180,8 @@ class Daemon:
         await self.mesh.close()
         await self.worker.close()
         self.steering.close()
-        self.ipam.close()
         await self.network.close()
-        self._store.close()
+        self.ranges.close()
         self.attachments.close()
         self.devices.close()
         for path in self.sockets:
@@ -218,35 +217,36 @@ class Daemon:
             rng=self.rng,
         )
 
-    def _make_ipam(self) -> None:
+    def _make_ranges(self) -> Ranges:
         config = self.config
-        self._store = SqliteStore(
-            config.state_dir / "ipam.db", str(self.identity.name), str(config.range)
-        )
-        electors = config.init_peer_count or 1 + len(set(config.peers))
-        try:
-            allocator = Allocator(
-                self.identity,
-                config.range,
-                self.rng,
-                entropy_id=os.urandom(16),
-                electors=electors,
+        ranges = Ranges(
+            config.state_dir,
+            config.ranges,
+            self.identity,
+            self.rng,
+            self.clock,
+            Terms(
+                electors=config.init_peer_count or 1 + len(set(config.peers)),
                 observer=config.observer,
-                stored=self._store.load(),
                 rest=config.rest,
                 exclusions=config.exclusions,
-            )
-        except MalformedMessageError as err:
-            raise explained(self._store.path, err) from err
-        self.ipam = IpamService(
-            allocator,
-            self._store,
-            self.clock,
-            send=lambda peer, payload: self.mesh.unicast(peer, RING, payload),
+            ),
+            send=self._send,
             publish=self._publish,
         )
-        self.router.register(allocator.ring)
-        self.router.register(allocator.election)
+        self.router.register(ranges.rings)
+        self.router.register(ranges.elections)
+        return ranges
+
+    async def add_range(self, range: AddressRange) -> None:
+        """One more, from now on and at every start; the bridge has an address of it if it has of
+        others. Raises OperatorError."""
+        self.ranges.add(range)
+        self._note("range added", range=str(range))
+        if self.attacher.exposed:
+            await self.attacher.expose()
+            self.tell_attached()
+        await self.attacher.mend_rules()
 
     def passwords(self) -> PasswordRing:
         """The ring of passwords as the configuration has it now. Takes a while (Argon2id)."""
@@ -302,6 +302,9 @@ class Daemon:
         self.steering.sleeve_made()
         return devices
 
+    def _send(self, peer: PeerName, channel: str, payload: bytes) -> None:
+        self.mesh.unicast(peer, channel, payload)
+
     def _publish(self, channel: str, keys: tuple[bytes, ...]) -> None:
         self.mesh.publish(channel, keys)
 
@@ -311,12 +314,12 @@ class Daemon:
         match event:
             case UnicastReceived(src, channel, payload):
                 if channel == RING:
-                    self.ipam.received(src, payload)
-            case ChannelChanged(channel, _):
+                    self.ranges.received(src, payload)
+            case ChannelChanged(channel, keys):
                 if channel in (RING, ELECTION):
-                    self.ipam.channel_changed(channel)
+                    self.ranges.channel_changed(channel, tuple(keys))
             case PeersChanged(reachable):
-                self.ipam.peers_changed({p: self.nickname(p) for p in reachable})
+                self.ranges.peers_changed({p: self.nickname(p) for p in reachable})
                 self._note("peers changed", reachable=len(reachable))
             case ConnectionUp(peer, nickname, remote, outbound):
                 self._note(
@@ -329,7 +332,7 @@ class Daemon:
             case ConnectionDown(peer, remote, reason, by_peer, established):
                 phrase = "connection ended" if established else "connection refused"
                 if reason == Refusal.CLONE:
-                    self.ipam.doubted()
+                    self.ranges.doubted()
                 self._note(phrase, peer=peer, remote=remote, reason=reason, by_peer=by_peer)
             case LinkChanged(peer, up, reason):
                 self._note("link up" if up else "link down", peer=peer, reason=reason)
@@ -348,14 +351,14 @@ class Daemon:
                 )
             case Quarantined(channel, key, reason, source):
                 if channel in (RING, ELECTION):
-                    self.ipam.channel_changed(channel)
+                    self.ranges.channel_changed(channel, (key,))
                 self._note(
                     "gossip refused", channel=channel, key=key.hex(), reason=reason, peer=source
                 )
             case PeerGone(peer):
                 self._note("peer forgotten", peer=peer)
             case CloneSuspected():
-                self.ipam.cloned()
+                self.ranges.cloned()
                 self._note("identity is in use elsewhere", reason="cloned-identity")
 
     async def _watch_clone(self) -> None:
@@ -363,9 +366,7 @@ class Daemon:
         that is gone is suspected no more after a minute, and nobody tells."""
         while True:
             await asyncio.sleep(CLONE_WATCH)
-            suspected = self.router.topology.clone_suspected
-            if suspected != (self.ipam.allocator.fence is not None):
-                self.ipam.cloned(still=suspected)
+            self.ranges.cloned(still=self.router.topology.clone_suspected)
 
     def _worker_lost(self, reason: str) -> None:
         self.events.add("worker lost", {"reason": reason})  # the driver has logged more of it
@@ -383,8 +384,8 @@ class Daemon:
             for row in self.attacher.list()
             if row.mac is not None
         ]
-        if (gateway := self.attacher.gateway) is not None:
-            pods.append(Pod(_mac(self._bridge_mac()), (gateway,)))
+        if gateways := self.attacher.gateways:
+            pods.append(Pod(_mac(self._bridge_mac()), gateways))
         self.mesh.attached(tuple({pod.mac: pod for pod in pods}.values()))
 
     def _note(self, phrase: str, **fields: object) -> None:
@@ -394,22 +395,6 @@ class Daemon:
     def nickname(self, peer: PeerName) -> str:
         record = self.router.topology.records.get(peer)
         return record.nickname if record is not None else str(peer)
-
-    def _addresses(self) -> dict[Key, tuple[int, str]]:
-        """Of every key that has one."""
-        allocator = self.ipam.allocator
-        return {
-            (key.container, key.interface): (address, allocator.range.cidr(address))
-            for key, address in allocator.allocations.items()
-        }
-
-    def _suspected(self, count: int) -> None:
-        """Other peers' ``ipam check`` says so too."""
-        self.ipam.allocator.leaks = count
-
-    def past(self, address: Address | None, limit: int) -> list[Past]:
-        """What became of an address, or of all, the newest first."""
-        return self._store.history(address, limit)
 
     def background(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Run something beside everything else; its failure is logged."""

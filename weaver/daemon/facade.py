@@ -7,23 +7,21 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
+from ipam.address import AddressRange
+from ipam.allocator import Allocator
 from ipam.effects import AllocationKey
 from mesh.connection.maker import DEFAULT_PORT, Target
 from mesh.errors import OperatorError
 from mesh.names import PeerName
 from weaver import __version__
+from weaver.daemon.address_view import AddressView
 from weaver.daemon.attach import BY_HAND, Attachment, AttachRequest, check_request
-from weaver.daemon.comparison import has_settled
 from weaver.daemon.daemon import HANDOVER_TIMEOUT, Daemon
-from weaver.daemon.ledger import Ledger
 from weaver.daemon.network import MAX_RATE, MIN_RATE, Shape
 
 log = logging.getLogger(__name__)
 
 Json = Any
-
-SETTLE = 1.0
-"""Seconds that gossip of a moment ago takes to arrive."""
 
 
 class Facade:
@@ -31,14 +29,13 @@ class Facade:
         self.daemon = daemon
 
     @property
-    def ledger(self) -> Ledger:
+    def addresses(self) -> AddressView:
         daemon = self.daemon
-        return Ledger(
-            daemon.ipam.allocator,
+        return AddressView(
+            daemon.ranges,
             nickname=daemon.nickname,
             reachable=lambda: daemon.router.reachable,
-            history=daemon.past,
-            leaks=lambda: daemon.leaks.suspects,
+            suspects=lambda: daemon.leaks.suspects,
         )
 
     # ---- reading
@@ -115,8 +112,8 @@ class Facade:
         daemon = self.daemon
         if not daemon.ready:
             return "starting"
-        if daemon.ipam.fault is not None:
-            return daemon.ipam.fault
+        if daemon.ranges.fault is not None:
+            return daemon.ranges.fault
         if not daemon.router.links.worker_up:
             return daemon.router.links.worker_reason
         return None
@@ -124,109 +121,36 @@ class Facade:
     def cannot_allocate(self) -> str | None:
         """Why no address would be given now, or None: what CNI's STATUS says beforehand. An ADD
         waits a while for a quorum that is not there yet."""
-        daemon, allocator = self.daemon, self.daemon.ipam.allocator
         if (reason := self.not_ready()) is not None:
             return reason
+        ranges = self.daemon.ranges
+        defaults = {choice.pool.range for choice in ranges.pools.choose()}
+        found = (self._cannot_allocate(k.allocator) for k in ranges if k.range in defaults)
+        return next((reason for reason in found if reason is not None), None)
+
+    def _cannot_allocate(self, allocator: Allocator) -> str | None:
+        reachable = self.daemon.router.reachable
         if allocator.ring.is_seeded:
-            alone = not daemon.router.reachable and not allocator.space.free_count()
-            return "no-space" if alone else None
-        electors = 1 + len(daemon.router.reachable)
-        return "no-quorum" if electors < allocator.election.quorum else None
+            return "no-space" if not reachable and not allocator.space.free_count() else None
+        return "no-quorum" if 1 + len(reachable) < allocator.election.quorum else None
 
     def ipam(self) -> Json:
-        allocator = self.daemon.ipam.allocator
-        ring, space = allocator.ring, allocator.space
-        shares = ring.shares()
-        return {
-            "range": str(allocator.range),
-            "cluster": None if ring.id is None else ring.id.cluster.hex(),
-            "seeded": ring.is_seeded,
-            "quorum": allocator.election.quorum,
-            "owned": space.size,
-            "used": len(allocator.allocations),
-            "free": space.free_count() if ring.is_seeded else 0,
-            "rest": allocator.rest,
-            "resting": space.resting_count,
-            "excluded": space.excluded.texts(),
-            "excluded_used": [allocator.range.text(a) for a in space.excluded_used()],
-            "slices": len(ring.slices),
-            "suspected": [s.row for s in self.daemon.leaks.suspects],
-            "gaps": [[allocator.range.text(a), allocator.range.text(b)] for a, b in ring.gaps()],
-            "pending": allocator.pending_count,
-            "fault": self.daemon.ipam.fault,
-            "withheld": allocator.withheld,
-            "astray": [allocator.range.text(a) for a in sorted(allocator.estate.astray)],
-            "shares": [
-                {
-                    "peer": str(peer),
-                    "nickname": self.daemon.nickname(peer),
-                    "addresses": share,
-                    "percent": round(100 * share / allocator.range.size, 3),
-                    "reachable": peer == allocator.us or peer in self.daemon.router.reachable,
-                }
-                for peer, share in sorted(shares.items())
-            ],
-            "conflicts": [
-                {
-                    "start": allocator.range.text(c.start),
-                    "end": allocator.range.text(c.end - 1),
-                    "reason": c.reason,
-                    "held": f"{c.held.owner} v{c.held.version}",
-                    "said": f"{c.said.owner} v{c.said.version}",
-                    "source": str(c.source),
-                }
-                for _, c in sorted(ring.conflicts.items())
-            ],
-            "lost": [
-                {
-                    "container": lost.key.container,
-                    "interface": lost.key.interface,
-                    "address": allocator.range.text(lost.address),
-                }
-                for lost in self.daemon.ipam.lost
-            ],
-        }
+        return self.addresses.ipam()
 
     def ipam_list(self) -> Json:
-        allocator = self.daemon.ipam.allocator
-        return [
-            {
-                "address": allocator.range.text(address),
-                "container": key.container,
-                "interface": key.interface,
-            }
-            for key, address in sorted(allocator.allocations.items(), key=lambda row: row[1])
-        ]
+        return self.addresses.in_use()
 
     def ipam_ring(self) -> Json:
-        allocator = self.daemon.ipam.allocator
-        return [
-            {
-                "start": allocator.range.text(s.start),
-                "end": allocator.range.text(s.end - 1),
-                "size": s.size,
-                "owner": str(s.owner),
-                "nickname": self.daemon.nickname(s.owner),
-                "version": s.version,
-                "takeover": s.takeover,
-            }
-            for _, s in sorted(allocator.ring.slices.items())
-        ]
+        return self.addresses.ring()
 
     def ipam_who(self, address: str) -> Json:
-        return self.ledger.who(self.daemon.config.range.number(address))
+        return self.addresses.who(address)
 
     async def ipam_check(self) -> Json:
-        """Asked once more where what is on its way may explain what was seen."""
-        daemon = self.daemon
-        survey = await daemon.ipam.survey()
-        if not has_settled(daemon.ipam.allocator.ring, survey):
-            await asyncio.sleep(SETTLE)
-            survey = await daemon.ipam.survey()
-        return self.ledger.check(survey)
+        return await self.addresses.check()
 
     def ipam_history(self) -> Json:
-        return self.ledger.past(1000)
+        return self.addresses.history()
 
     def attachments(self) -> Json:
         return [_attachment(row) for row in self.daemon.attacher.list()]
@@ -301,27 +225,31 @@ class Facade:
 
     async def expose(self, address: str | None) -> Json:
         self._usable()
-        cidr = await self.daemon.attacher.expose(address)
+        asked = () if address is None else (address,)
+        addresses = await self.daemon.attacher.expose(asked)
         self.daemon.attacher.holders.shared()
         self.daemon.tell_attached()
-        return {"address": cidr}
+        return {"addresses": list(addresses)}
 
     async def hide(self) -> Json:
-        address = await self.daemon.attacher.hide()
+        addresses = await self.daemon.attacher.hide()
         self.daemon.tell_attached()
-        return {"address": address}
+        return {"addresses": list(addresses)}
 
-    async def ipam_allocate(self, container: str, interface: str) -> Json:
-        cidr = await self.daemon.attacher.allocate(container, interface, None, BY_HAND)
-        return {"address": cidr}
+    async def ipam_allocate(self, container: str, interface: str, ranges: list[str]) -> Json:
+        addresses = await self.daemon.attacher.allocate(
+            container, interface, (), BY_HAND, ranges=ranges
+        )
+        return {"addresses": list(addresses)}
 
     async def ipam_claim(
         self, container: str, interface: str, address: str, *, force: bool
     ) -> Json:
-        cidr = await self.daemon.attacher.allocate(
-            container, interface, address, BY_HAND, force=force
+        kept, _ = self.daemon.ranges.of(address)
+        addresses = await self.daemon.attacher.allocate(
+            container, interface, [address], BY_HAND, ranges=[str(kept.range)], force=force
         )
-        return {"address": cidr}
+        return {"addresses": list(addresses)}
 
     async def ipam_free(self, container: str, interface: str) -> Json:
         key = AllocationKey(container, interface)
@@ -330,18 +258,23 @@ class Facade:
             raise OperatorError(
                 f"{container} is using it; `weaver detach` or `weaver hide` gives it back", "in-use"
             )
-        address = await self.daemon.attacher.release(container, interface)
-        return {"address": None if address is None else self.daemon.config.range.text(address)}
+        return {"addresses": await self.daemon.attacher.release(container, interface)}
+
+    async def ipam_add_range(self, text: str) -> Json:
+        self._usable()
+        await self.daemon.add_range(AddressRange.parse(text))
+        return {"ranges": [str(range) for range in self.daemon.ranges.pools.ranges]}
 
     async def ipam_reclaim(self, peer: str, force: bool) -> Json:
         name = self._peer(peer)
-        await self.daemon.ipam.reclaim(name, force=force, gaps=force)
-        return {"peer": str(name), "owned": self.daemon.ipam.allocator.space.size}
+        ranges = self.daemon.ranges
+        await ranges.reclaim(name, force=force, gaps=force)
+        return {"peer": str(name), "owned": sum(k.allocator.space.size for k in ranges)}
 
     async def ipam_resolve(self, address: str) -> Json:
-        number = self.daemon.config.range.number(address)
-        await self.daemon.ipam.resolve(number)
-        return {"address": self.daemon.config.range.text(number)}
+        kept, number = self.daemon.ranges.of(address)
+        await kept.ipam.resolve(number)
+        return {"address": kept.range.text(number)}
 
     async def ipam_collect(self, dry_run: bool) -> Json:
         given, left = await self.daemon.leaks.collect(dry_run=dry_run)
@@ -357,22 +290,17 @@ class Facade:
         for row in daemon.attacher.list():
             await daemon.attacher.detach(row.container, row.ifname)
         await daemon.attacher.hide()
-        daemon.ipam.leave()
-        try:
-            async with asyncio.timeout(HANDOVER_TIMEOUT):
-                await daemon.ipam.left.wait()
-        except TimeoutError as err:
-            if not force:
-                daemon.ipam.stay()
-                raise OperatorError(
-                    "nobody took our space over; --force gives it up", "handover-failed"
-                ) from err
+        if not await daemon.ranges.leave(HANDOVER_TIMEOUT) and not force:
+            daemon.ranges.stay()
+            raise OperatorError(
+                "nobody took our space over; --force gives it up", "handover-failed"
+            )
         await daemon.worker.close()
         daemon.steering.close()
         daemon.take_fastpath_away()
         await daemon.devices.remove()
         daemon.stopping.set()
-        handed = daemon.ipam.allocator.leaving.has_left
+        handed = all(kept.allocator.leaving.has_left for kept in daemon.ranges)
         return {"handed_over": handed, "state_dir": str(daemon.config.state_dir)}
 
     # ---- inside

@@ -1,7 +1,7 @@
-"""Who asked by CNI (``"mode": "host"``) for the host's own address, and whether others need it.
+"""Who asked by CNI (``"mode": "host"``) for the host's own addresses, and whether others need them.
 
-The host has one address of the mesh, however many ask. It goes with the last of them, unless an
-operator or a pod's default route wanted it as well: then it stays until ``weaver hide``.
+The host has one address of each range, however many ask. They go with the last of them, unless an
+operator or a pod's default route wanted them as well: then they stay until ``weaver hide``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class HolderStore(Protocol):
 class Exposure(Protocol):
     """What makes and takes the address: the daemon's attacher."""
 
-    exposed: str | None
-
-    async def expose(self, address: str | None = None) -> str: ...
-    async def hide(self) -> str | None: ...
+    @property
+    def exposed(self) -> tuple[str, ...]: ...
+    async def expose(self, asked: Collection[str] = ()) -> tuple[str, ...]: ...
+    async def hide(self) -> tuple[str, ...]: ...
 
 
 class Holders:
@@ -37,15 +37,15 @@ class Holders:
     def __contains__(self, key: Key) -> bool:
         return key in self._rows
 
-    async def add(self, key: Key, network: str, address: str | None) -> str:
-        """The host's address, from now on until ``drop``. Raises OperatorError."""
-        if self._exposure.exposed is not None and not self._rows:
+    async def add(self, key: Key, network: str, asked: Collection[str]) -> tuple[str, ...]:
+        """The host's addresses, from now on until ``drop``. Raises OperatorError."""
+        if self._exposure.exposed and not self._rows:
             # It was there before anybody asked by CNI: whoever wanted it takes it back.
             self._remember({OTHERS: "", key: network})
         else:
             self._remember({**self._rows, key: network})
         try:
-            return await self._exposure.expose(address)
+            return await self._exposure.expose(asked)
         except BaseException:
             await self.drop(key)
             raise

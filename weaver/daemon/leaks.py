@@ -40,7 +40,7 @@ class Suspect:
     key: Key
     why: str
     addresses: tuple[str, ...]
-    evidence: Attachment | int
+    evidence: Attachment | tuple[str, ...]
 
     @property
     def is_certain(self) -> bool:
@@ -88,13 +88,13 @@ class Present(Protocol):
 
 
 class Leaks:
-    """``addresses``: of keys, as the allocator has them, in words and as evidence."""
+    """``addresses``: of keys, as the allocators have them."""
 
     def __init__(
         self,
         attacher: Attacher,
         network: Present,
-        addresses: Callable[[], Mapping[Key, tuple[int, str]]],
+        addresses: Callable[[], Mapping[Key, tuple[str, ...]]],
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         tell: Callable[[int], None] = lambda count: None,
@@ -153,15 +153,14 @@ class Leaks:
             if attacher.is_busy(row.key):
                 continue
             if not row.ready:
-                addresses = (held[row.key][1],) if row.key in held else ()
-                found.append(Suspect(row.key, UNFINISHED, addresses, row))
+                found.append(Suspect(row.key, UNFINISHED, held.get(row.key, ()), row))
             elif row.netns:  # else it is for a runtime that makes it anew whenever it likes
                 found.append(Suspect(row.key, POD_GONE, row.addresses, row))
         known = {row.key for row in attacher.rows()} | attacher.leases()
         known.add((EXPOSED.container, EXPOSED.interface))
         found += [
-            Suspect(key, NOBODYS, (text,), number)
-            for key, (number, text) in held.items()
+            Suspect(key, NOBODYS, addresses, addresses)
+            for key, addresses in held.items()
             if key not in known and not attacher.is_busy(key)
         ]
         there = await self._network.present([host_name(*suspect.key) for suspect in found])
@@ -191,7 +190,7 @@ class Leaks:
         if suspect.why == NOBODYS:
             if row is not None or key in attacher.leases() or held is None:
                 return False
-            if held[0] != suspect.evidence:
+            if held != suspect.evidence:
                 return False
         elif row is not suspect.evidence:
             return False

@@ -136,6 +136,7 @@ class Ledger:
             "peers": len(counts),
             "used": len(allocator.allocations),
             "findings": found,
+            "others": [],
         }
 
     def _asked(self, survey: Surveyed) -> list[Json]:

@@ -29,27 +29,30 @@ class NatRules:
     def __init__(self) -> None:
         self._seen: tuple[object, ...] | None = None
 
-    def make(self, range: str, bridge: str, plain: Sequence[str]) -> str | None:
+    def make(self, ranges: Sequence[str], bridge: str, plain: Sequence[str]) -> str | None:
         """Why pods have no way out, or None."""
-        return run(nat.masquerade(range, bridge, plain)) or forward(range)
+        failed = [run(nat.masquerade(ranges, bridge, plain)), *map(forward, ranges)]
+        return next((why for why in failed if why is not None), None)
 
-    def mend(self, range: str, bridge: str, plain: Sequence[str], *, exposed: bool) -> str | None:
+    def mend(
+        self, ranges: Sequence[str], bridge: str, plain: Sequence[str], *, exposed: bool
+    ) -> str | None:
         """Make anew what somebody took away, and let pods through where somebody drops what is
         forwarded; what was wrong, or None. (Of iptables' old kind, which is no part of that
         ruleset, a change is noticed with the next of the ruleset.)"""
-        about = (range, bridge, *plain, exposed)
+        about = (*ranges, bridge, *plain, exposed)
         now = generation()
         if now and self._seen == (now, *about):
             return None
         found = []
-        if exposed and not nat.is_whole(listed(), plain):
-            failed = self.make(range, bridge, plain)
+        if exposed and not nat.is_whole(listed(), ranges, plain):
+            failed = self.make(ranges, bridge, plain)
             found.append(
                 f"the way out was gone{f', and cannot be made: {failed}' if failed else ''}"
             )
-        dropped = Forwarding(family_of(range)).mend(bridge, exposed=exposed)
-        if dropped is not None:
-            found.append(dropped)
+        families = sorted({family_of(range) for range in ranges})
+        dropped = [Forwarding(family).mend(bridge, exposed=exposed) for family in families]
+        found += [why for why in dropped if why is not None]
         # What changed while we looked has another generation; what we made is looked at once more.
         self._seen = None if found else (now, *about)
         return ", ".join(found) or None

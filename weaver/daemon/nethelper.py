@@ -217,6 +217,8 @@ def _configure(pod: Netlink, r: Request) -> tuple[str, list[tuple[str, str | Non
     """The pod's end's MAC, and the routes that it has now."""
     pod.set_up("lo")
     pod.prepare(r["ifname"], POD_GSO_MAX, r.get("mac"), up=True)
+    if any(":" in cidr for cidr in r["addresses"]):
+        _speak_ipv6(r["ifname"])
     for cidr in r["addresses"]:
         address, _, prefix = cidr.partition("/")
         pod.add_address(r["ifname"], address, int(prefix))
@@ -301,6 +303,15 @@ def setup(nl: Netlink, r: Request) -> Answer:
     return {}
 
 
+def _speak_ipv6(device: str) -> None:
+    """Of a device of the namespace we are in, where IPv6 is off by default. What cannot be changed
+    the kernel says when it is given an address."""
+    with suppress(OSError):
+        switch = Path(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6")
+        if switch.read_text().strip() != "0":
+            switch.write_text("0")
+
+
 def _keep_silent(device: str) -> None:
     """The kernel is not to speak IPv6 on a device of its own accord: the worker would carry it."""
     with suppress(OSError):  # a kernel without IPv6, or a /proc/sys that is read-only: harmless
@@ -326,17 +337,20 @@ def delete(nl: Netlink, r: Request) -> Answer:
 
 
 def expose(nl: Netlink, r: Request) -> Answer:
-    """An address for the bridge, and NAT for pods; ``nat`` says why there is none, if so."""
-    address, _, prefix = r["address"].partition("/")
-    nl.add_address(r["bridge"], address, int(prefix))
+    """Addresses for the bridge, and NAT for pods; ``nat`` says why there is none, if so."""
+    if any(":" in cidr for cidr in r["addresses"]):
+        _speak_ipv6(r["bridge"])
+    for cidr in r["addresses"]:
+        address, _, prefix = cidr.partition("/")
+        nl.add_address(r["bridge"], address, int(prefix))
     bridge = nl.link(r["bridge"])
     if bridge is not None:
-        announce(r["bridge"], bridge.mac, [r["address"]])
-    return {"nat": _rules.make(r["range"], r["bridge"], r["plain"])}
+        announce(r["bridge"], bridge.mac, r["addresses"])
+    return {"nat": _rules.make(r["ranges"], r["bridge"], r["plain"])}
 
 
 def mend_rules(nl: Netlink, r: Request) -> Answer:
-    return {"wrong": _rules.mend(r["range"], r["bridge"], r["plain"], exposed=r["exposed"])}
+    return {"wrong": _rules.mend(r["ranges"], r["bridge"], r["plain"], exposed=r["exposed"])}
 
 
 def remove_rules(nl: Netlink, r: Request) -> Answer:
@@ -345,8 +359,9 @@ def remove_rules(nl: Netlink, r: Request) -> Answer:
 
 
 def hide(nl: Netlink, r: Request) -> Answer:
-    address, _, prefix = r["address"].partition("/")
-    nl.delete_address(r["bridge"], address, int(prefix))
+    for cidr in r["addresses"]:
+        address, _, prefix = cidr.partition("/")
+        nl.delete_address(r["bridge"], address, int(prefix))
     return {"nat": remove_nat()}
 
 

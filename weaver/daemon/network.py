@@ -102,15 +102,19 @@ class NetworkPort(Protocol):
         """Put those host ends that live back on the bridge; which they are. ``hairpins``: those
         of them that hear themselves."""
 
-    async def expose(self, address: str, range: str, plain: Sequence[str] = ()) -> None:
-        """Give the bridge an address, and pods of the range a way out through this host: with its
+    async def expose(
+        self, addresses: Sequence[str], ranges: Sequence[str], plain: Sequence[str] = ()
+    ) -> None:
+        """Give the bridge addresses, and pods of the ranges a way out through this host: with its
         address but for the ``plain`` ones, who keep theirs."""
 
-    async def mend_rules(self, range: str, plain: Sequence[str], *, exposed: bool) -> str | None:
+    async def mend_rules(
+        self, ranges: Sequence[str], plain: Sequence[str], *, exposed: bool
+    ) -> str | None:
         """See that pods' way out, if they have one, is as it was made, and that nobody drops what
         they say to each other; make it so if not: what was wrong."""
 
-    async def hide(self, address: str) -> None: ...
+    async def hide(self, addresses: Sequence[str]) -> None: ...
 
 
 class Network:
@@ -155,23 +159,26 @@ class Network:
         wanted = {"names": list(hosts), "hairpins": list(hairpins)}
         return frozenset((await self.do("adopt", bridge=BRIDGE, **wanted))["there"])
 
-    async def mend_rules(self, range: str, plain: Sequence[str], *, exposed: bool) -> str | None:
-        wanted = {"range": range, "plain": list(plain), "exposed": exposed}
+    async def mend_rules(
+        self, ranges: Sequence[str], plain: Sequence[str], *, exposed: bool
+    ) -> str | None:
+        wanted = {"ranges": list(ranges), "plain": list(plain), "exposed": exposed}
         done = await self.do("mend_rules", bridge=BRIDGE, **wanted)
         wrong: str | None = done["wrong"]
         return wrong
 
-    async def expose(self, address: str, range: str, plain: Sequence[str] = ()) -> None:
-        done = await self.do(
-            "expose", bridge=BRIDGE, address=address, range=range, plain=list(plain)
-        )
+    async def expose(
+        self, addresses: Sequence[str], ranges: Sequence[str], plain: Sequence[str] = ()
+    ) -> None:
+        wanted = {"addresses": list(addresses), "ranges": list(ranges), "plain": list(plain)}
+        done = await self.do("expose", bridge=BRIDGE, **wanted)
         if done["nat"] is not None:
             log.warning(
                 "pods have no way out", extra={"reason": "nat-unavailable", "error": done["nat"]}
             )
 
-    async def hide(self, address: str) -> None:
-        await self.do("hide", bridge=BRIDGE, address=address)
+    async def hide(self, addresses: Sequence[str]) -> None:
+        await self.do("hide", bridge=BRIDGE, addresses=list(addresses))
 
     async def wrong_ports(self, names: Sequence[str]) -> list[str]:
         """What is wrong with ports of the bridge, in sentences; those that are gone are not."""

@@ -130,7 +130,9 @@ class Driver:
         self._usable()
         wanted = messages.text(body, "Address") or None
         container = f"docker-{secrets.token_hex(8)}"
-        cidr = await self._attacher.allocate(container, LEASE, wanted, LEASE)
+        (cidr,) = await self._attacher.allocate(
+            container, LEASE, [wanted] if wanted else [], LEASE, ranges=[str(self._range)]
+        )
         return {"Address": cidr, "Data": {}}
 
     async def release_address(self, body: Json) -> Json:

@@ -34,7 +34,7 @@ class DaemonMesh:
 
     async def reclaim(self, peer: PeerName, rest: float) -> None:
         # One node does this, by the cluster's list of nodes: no majority of ours need agree.
-        await self._daemon.ipam.reclaim(peer, force=True, rest=rest)
+        await self._daemon.ranges.reclaim(peer, force=True, rest=rest)
 
     def load_nodes(self) -> dict[str, str]:
         return self._daemon.state.nodes

@@ -117,8 +117,8 @@ def status_text(status: dict[str, Any]) -> str:
             host["underlay"],
             " ".join(host["neighbours"]),
         )
-        pods = host["pods"] or [{"name": None, "address": None}]
-        rows += [(*about, pod["name"], pod["address"]) for pod in pods]
+        pods = host["pods"] or [{"name": None, "addresses": []}]
+        rows += [(*about, pod["name"], " ".join(pod["addresses"])) for pod in pods]
     text = table(("HOST", "DAEMON", "UNDERLAY", "NEIGHBOURS", "POD", "ADDRESS"), rows)
     if status["cuts"]:
         text += "cut: " + ", ".join(f"{a} - {b}" for a, b in status["cuts"]) + "\n"

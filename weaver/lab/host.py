@@ -153,16 +153,16 @@ class Site:
         return done.stdout
 
 
-def address_of(pod: Pod) -> str | None:
-    """The address that the pod's interface has now, read from its namespace."""
+def addresses_of(pod: Pod) -> list[str]:
+    """The addresses that the pod's interface has now, read from its namespace, IPv4 first."""
     try:
         shown = json.loads(kernel.run("ip", "-n", pod.namespace, "-j", "addr", "show"))
     except kernel.KernelError:
-        return None
-    for device in shown:
-        if device.get("ifname") != POD_INTERFACE:
-            continue
-        for entry in device.get("addr_info", ()):
-            if entry.get("scope") == "global":
-                return str(entry["local"])
-    return None
+        return []
+    return [
+        str(entry["local"])
+        for device in shown
+        if device.get("ifname") == POD_INTERFACE
+        for entry in device.get("addr_info", ())
+        if entry.get("scope") == "global"
+    ]

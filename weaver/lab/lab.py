@@ -13,9 +13,9 @@ from typing import Any
 from mesh.errors import OperatorError
 from weaver.lab import kernel, neighbours
 from weaver.lab.book import BASE, Book, locked
-from weaver.lab.host import Site, address_of
+from weaver.lab.host import Site, addresses_of
 from weaver.lab.interrupts import undisturbed
-from weaver.lab.plan import Host, Order, Plan, Wire, draw, owns_namespace
+from weaver.lab.plan import Host, Order, Plan, Pod, Wire, draw, owns_namespace
 from weaver.lab.processes import Process, kill, with_children
 from weaver.lab.waiting import NotYetError, Progress, wait_until
 
@@ -163,10 +163,7 @@ class Lab:
             "state": "dead" if not alive else (site.not_ready() or "ready"),
             "socket": str(site.socket),
             "log": str(site.log),
-            "pods": [
-                {"name": pod.name, "namespace": pod.namespace, "address": address_of(pod)}
-                for pod in host.pods
-            ],
+            "pods": [_pod_status(pod) for pod in host.pods],
         }
 
     # ---- damaging and mending
@@ -275,3 +272,13 @@ class Lab:
             return found
 
         wait_until(what, missing, deadline)
+
+
+def _pod_status(pod: Pod) -> dict[str, Any]:
+    addresses = addresses_of(pod)
+    return {
+        "name": pod.name,
+        "namespace": pod.namespace,
+        "address": addresses[0] if addresses else None,
+        "addresses": addresses,
+    }
