@@ -674,3 +674,70 @@ def test_an_mtu_goes_with_its_route(chain: Chain) -> None:
     sent = packet4(1400, may_be_cut=False)
     one.send(sent)
     assert three.heard(1) == [sent]
+
+
+# --- groups
+
+
+LISTENED = bytes.fromhex("01005e010203")
+JOIN = bytes.fromhex("16000000ef010203")
+
+
+def igmp(source: int, message: bytes = JOIN) -> bytes:
+    """A report of a pod, of version 2, to the group itself."""
+    message = (
+        message[:2]
+        + checksum(message[:2] + bytes(2) + message[4:]).to_bytes(2, "big")
+        + message[4:]
+    )
+    head = bytes((0x46, 0xC0)) + (24 + len(message)).to_bytes(2, "big") + bytes(4) + b"\1\2\0\0"
+    head += bytes((10, 32, 0, source)) + message[4:8] + b"\x94\4\0\0"
+    head = head[:10] + checksum(head).to_bytes(2, "big") + head[12:]
+    return LISTENED + mac(source) + b"\x08\0" + head + message
+
+
+def test_a_group_goes_where_it_is_listened_to(chain: Chain) -> None:
+    """2 passes on what its own pods do not get, 4 is not sent anything; others hear everything."""
+    greet(chain)
+    one, two, three, four = chain.hosts
+    one.datapath.set_group_tree(ShortID(1), LISTENED, Tree(None, (ShortID(2),)))
+    onward = Tree(ShortID(1), (ShortID(3),), here=False)
+    two.datapath.set_group_tree(ShortID(1), LISTENED, onward)
+    three.datapath.set_group_tree(ShortID(1), LISTENED, Tree(ShortID(2)))
+    assert two.datapath.tables().groups == {(ShortID(1), LISTENED): onward}
+    sent = frame(1, LISTENED, "for those who listen")
+    one.send(sent)
+    assert three.heard(1) == [sent]
+    after = frame(1, LISTENED[:5] + b"\4", "for another group")
+    one.send(after)
+    for host in (two, three, four):
+        assert host.heard(1) == [after], "and nothing before it"
+    two.datapath.drop_group_tree(ShortID(1), LISTENED)
+    assert two.datapath.tables().groups == {}
+    one.send(sent)
+    assert two.heard(1) == [sent] == three.heard(1)
+    assert all(drops(host) == {} for host in chain.hosts)
+
+
+def test_groups_come_from_their_parent_too(chain: Chain) -> None:
+    greet(chain)
+    one, two, _, _ = chain.hosts
+    two.datapath.set_group_tree(ShortID(4), LISTENED, Tree(ShortID(3), here=True))
+    one.forge(two, 4, 2, frame(4, LISTENED, "from the wrong side"))
+    good = frame(1, mac(2), "good")
+    one.send(good)
+    assert two.heard(1) == [good]
+    assert drops(two) == {Drop.BAD_SOURCE: 1}
+
+
+def test_reports_come_up_and_go_on(chain: Chain) -> None:
+    greet(chain)
+    one, two, _, _ = chain.hosts
+    report = igmp(1)
+    one.send(report)
+    assert two.heard(1) == [report]
+    assert one.upcalls(1) == [Upcall(Reason.REPORT, ShortID(1), ShortID(1), report)]
+    assert two.datapath.counters().upcalls == 0, "of others' pods nobody is told"
+    one.send(frame(1, LISTENED, "no report"))
+    two.heard(1)
+    assert one.datapath.counters().upcalls == 1

@@ -960,6 +960,27 @@ BUGS = (
         "tests/netns/test_datapath_kernel.py::test_what_may_be_cut_goes_on_and_is_answered_as_well",
     ),
     Bug(
+        "fastdp: pods hear groups that they do not listen to",
+        "mesh/link/bpf/from_mesh.c",
+        "t && t->flags & TREE_NOT_HERE ?",
+        "t && !us && t->flags & TREE_NOT_HERE ?",
+        "tests/netns/test_datapath_kernel.py::test_a_group_goes_where_it_is_listened_to",
+    ),
+    Bug(
+        "fastdp: a group goes along the whole tree",
+        "mesh/link/bpf/copies.c",
+        "struct tree *t = is_group(&h.target) ?",
+        "struct tree *t = is_group(&h.target) && !origin ?",
+        "tests/netns/test_datapath_kernel.py::test_a_group_goes_where_it_is_listened_to",
+    ),
+    Bug(
+        "fastdp: reports keep the tags that they came up with",
+        "mesh/link/bpf/frames.h",
+        "return bpf_skb_vlan_pop(skb) || bpf_skb_vlan_pop(skb) ? -1 : 0;",
+        "return bpf_skb_vlan_pop(skb) ? -1 : 0;",
+        "tests/netns/test_datapath_kernel.py::test_reports_come_up_and_go_on",
+    ),
+    Bug(
         "fastdp: floods are not bounded",
         "mesh/link/bpf/frames.h",
         "a->spent_until = spent + each;",

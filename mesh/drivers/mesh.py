@@ -22,6 +22,7 @@ from mesh.names import Endpoint, PeerName, ShortID
 from mesh.router.effects import (
     CloseStream,
     ConfigureKernel,
+    Deliver,
     Dial,
     ForgetLearned,
     PersistShortID,
@@ -34,7 +35,7 @@ from mesh.router.effects import (
     Write,
 )
 from mesh.router.events import RouterEvent
-from mesh.router.fastdp import FromDatapath
+from mesh.router.from_datapath import FromDatapath
 from mesh.router.router import Router
 from mesh.topology.attachments import Pod
 from mesh.wire.worker import FromWorker, ToWorker
@@ -189,7 +190,7 @@ class MeshDriver:
                 self._probes.send(endpoint, data)
             case TellWorker(message):
                 self._tell_worker(message)
-            case ConfigureKernel() | Steer() | ForgetLearned() | SendControl():
+            case ConfigureKernel() | Steer() | ForgetLearned() | SendControl() | Deliver():
                 self._steer(effect)
             case Arm(deadline):
                 self._arm(deadline)

@@ -10,9 +10,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from mesh.link.datapath import Counters, Datapath, DatapathError, Reason, correct
-from mesh.router.effects import ConfigureKernel, ForgetLearned, SendControl, Steer
-from mesh.router.fastdp import ControlReceived, DatapathLost, DatapathStarted, FromDatapath
+from mesh.link.datapath import SLEEVE, Counters, Datapath, DatapathError, Reason, correct
+from mesh.router.effects import ConfigureKernel, Deliver, ForgetLearned, SendControl, Steer
+from mesh.router.from_datapath import (
+    ControlReceived,
+    DatapathLost,
+    DatapathStarted,
+    FromDatapath,
+    ReportReceived,
+)
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +28,7 @@ LOOK_INTERVAL = 5.0
 MAX_UPCALLS = 64
 """Taken from the kernel at one go; the loop has other work."""
 
-KernelEffect = ConfigureKernel | Steer | ForgetLearned | SendControl
+KernelEffect = ConfigureKernel | Steer | ForgetLearned | SendControl | Deliver
 
 
 class SteeringDriver:
@@ -80,7 +86,9 @@ class SteeringDriver:
                 self._do(lambda datapath: datapath.forget(short_id))
             case SendControl(short_id, payload) if self._in_force:
                 self._do(lambda datapath: datapath.send_control(short_id, payload))
-            case SendControl():
+            case Deliver(frame) if self._in_force:
+                self._do(lambda datapath: datapath.deliver(SLEEVE, frame))
+            case SendControl() | Deliver():
                 return  # a moment too early: there will be another
 
     def counters(self) -> Counters | None:
@@ -136,6 +144,8 @@ class SteeringDriver:
         for upcall in datapath.receive(MAX_UPCALLS):
             if upcall.reason is Reason.CONTROL:
                 self._on_event(ControlReceived(upcall.source, upcall.frame))
+            elif upcall.reason is Reason.REPORT:
+                self._on_event(ReportReceived(upcall.frame))
 
     def _do(self, action: Callable[[Datapath], object]) -> None:
         """What cannot be done ends the fast path until it can be made again."""

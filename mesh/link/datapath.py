@@ -35,6 +35,7 @@ learned place: the address is behind a peer that the sleeve's worker knows."""
 
 MAX_MACS = 65_536
 MAX_CHILDREN = 256
+MAX_GROUP_TREES = 16_384
 MAX_SOURCES = 65_536
 HOPS = 64
 """Outer time to live of what we send ourselves; every relay sends on with one less."""
@@ -92,6 +93,8 @@ class Tree:
     to_sleeve: bool = False
     """Others get it by sleeve: of our own pods' broadcasts the sleeve's device gets a copy, another
     origin's come up as ``Reason.BROADCAST``."""
+    here: bool = True
+    """Whether our own pods get it: of a group that none of them listens to we only pass it on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,9 @@ class Tables:
     """Destination -> the neighbour that frames of others go on to, where ours do not go by the
     kernel (any more): who sent them may not know yet that they should not."""
     trees: dict[ShortID, Tree] = field(default_factory=dict)
+    groups: dict[tuple[ShortID, bytes], Tree] = field(default_factory=dict)
+    """(origin, a group's MAC) -> the tree of this group alone, with the parent of the origin's.
+    Where there is none the origin's serves."""
     sources: set[tuple[str, ShortID]] = field(default_factory=set)
     """(outer address, source): from this address frames of this source may come."""
     attached: dict[bytes, ShortID] = field(default_factory=dict)
@@ -166,6 +172,8 @@ class Reason(IntEnum):
     """Of ``source``, come by the kernel; its tree goes on by sleeve from here."""
     TRANSIT = 4
     """Of ``source`` for ``target``, which we reach by sleeve."""
+    REPORT = 5
+    """Of our pods, about the groups they listen to (IGMP, MLD): a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +244,8 @@ class Datapath(Protocol):
     def drop_route(self, short_id: ShortID) -> None: ...
     def set_tree(self, origin: ShortID, tree: Tree) -> None: ...
     def drop_tree(self, origin: ShortID) -> None: ...
+    def set_group_tree(self, origin: ShortID, group: bytes, tree: Tree) -> None: ...
+    def drop_group_tree(self, origin: ShortID, group: bytes) -> None: ...
     def allow(self, host: str, source: ShortID) -> None: ...
     def disallow(self, host: str, source: ShortID) -> None: ...
     def attach(self, mac: bytes, place: ShortID) -> None: ...
@@ -308,6 +318,10 @@ def correct(datapath: Datapath, wanted: Tables, have: Tables | None = None) -> i
         if have.trees.get(origin) != tree:
             datapath.set_tree(origin, tree)
             writes += 1
+    for (origin, group), tree in wanted.groups.items():
+        if have.groups.get((origin, group)) != tree:
+            datapath.set_group_tree(origin, group, tree)
+            writes += 1
     return writes + _drop_the_rest(datapath, have, wanted)
 
 
@@ -316,6 +330,9 @@ def _route(tables: Tables, to: ShortID) -> tuple[int | None, ...]:
 
 
 def _drop_the_rest(datapath: Datapath, have: Tables, wanted: Tables) -> int:
+    groups = have.groups.keys() - wanted.groups.keys()
+    for origin, group in groups:
+        datapath.drop_group_tree(origin, group)
     trees = have.trees.keys() - wanted.trees.keys()
     for origin in trees:
         datapath.drop_tree(origin)
@@ -334,5 +351,5 @@ def _drop_the_rest(datapath: Datapath, have: Tables, wanted: Tables) -> int:
     neighbours = have.neighbours.keys() - wanted.neighbours.keys()
     for short_id in neighbours:
         datapath.drop_neighbour(short_id)
-    gone = len(trees) + len(routes) + len(answers)
+    gone = len(groups) + len(trees) + len(routes) + len(answers)
     return gone + len(macs) + len(sources) + len(neighbours)

@@ -68,6 +68,13 @@ class ForgetLearned:
 
 
 @dataclass(frozen=True, slots=True)
+class Deliver:
+    """An Ethernet frame of our own for our pods."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SendControl:
     """A control frame to a neighbour over the fast path; loss is nobody's fault."""
 
@@ -99,6 +106,7 @@ RouterEffect = (
     | Steer
     | ForgetLearned
     | SendControl
+    | Deliver
     | PersistTargets
     | PersistShortID
     | Arm

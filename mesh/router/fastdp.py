@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 
 from mesh.clock import Instant
 from mesh.effects import Arm, Notify
@@ -28,8 +27,17 @@ from mesh.router.choices import Choice, Path
 from mesh.router.effects import ConfigureKernel, ForgetLearned, SendControl, Steer
 from mesh.router.events import KernelPathChanged
 from mesh.router.fastpath import FastPath
+from mesh.router.from_datapath import (
+    ControlReceived,
+    DatapathLost,
+    DatapathStarted,
+    FromDatapath,
+    ReportReceived,
+)
+from mesh.router.grouping import plant_groups
 from mesh.router.hub import Hub
 from mesh.router.onward import Onward
+from mesh.router.snooper import Snooper
 from mesh.router.steering import (
     Way,
     held_over,
@@ -38,7 +46,7 @@ from mesh.router.steering import (
     steer,
     went_to_kernel,
 )
-from mesh.topology.attachments import Pod
+from mesh.topology.attachments import Attachments
 from mesh.topology.record import Record
 from mesh.topology.routes import Routes, carried
 from mesh.wire.heartbeat import ANSWER, QUESTION, Beat
@@ -63,42 +71,18 @@ TRUSTS, PORT = "trusts", "vxlan-port"
 """Features of the hello: "yes" where we trust the subnet of the other end's address; our port."""
 
 
-@dataclass(frozen=True, slots=True)
-class DatapathStarted:
-    """There is a fast path in the kernel, and it does already what these tables say."""
-
-    tables: Tables
-
-
-@dataclass(frozen=True, slots=True)
-class DatapathLost:
-    """There is none, or none any more."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ControlReceived:
-    """A control frame of the peer with this short ID."""
-
-    source: ShortID
-    payload: bytes
-
-
-FromDatapath = DatapathStarted | DatapathLost | ControlReceived
-
-
 class Fastdp:
     """``problem``: why there is no fast path here at all; None when it works."""
 
     def __init__(
         self,
         hub: Hub,
-        pods: Callable[[], Mapping[PeerName, tuple[Pod, ...]]],
-        *,
+        attachments: Attachments,
         on_change: Callable[[], None],
+        on_told: Callable[[], None],
     ) -> None:
-        self._hub, self._pods, self._on_change = hub, pods, on_change
+        self._hub, self._attachments, self._on_change = hub, attachments, on_change
+        self.snooper = Snooper(hub, attachments, on_told)
         self.problem: str | None = self.unwanted or NOT_STARTED
         self.paths: dict[PeerName, FastPath] = {}
         self.ways: Mapping[PeerName, Way] = {}
@@ -126,6 +110,21 @@ class Fastdp:
 
     # ---- the datapath
 
+    def received(self, event: FromDatapath) -> bool:
+        """What the datapath says; whether there is one, or none, since then."""
+        match event:
+            case ControlReceived(source, payload):
+                self.receive(source, payload)
+                return False
+            case ReportReceived(frame):
+                self.snooper.heard(frame)
+                return False
+            case DatapathStarted(tables):
+                self.started(tables)
+            case DatapathLost(reason):
+                self.lost(reason)
+        return True
+
     def started(self, tables: Tables) -> None:
         """There is a fast path, and this is what it does already."""
         self.problem, self._started_at = None, self._hub.now
@@ -133,6 +132,7 @@ class Fastdp:
         # The sleeve may have been proven while the kernel's path was not open to be.
         until = Instant(self._hub.now + PATIENCE)
         self._patience = {to: until for to, via in tables.routes.items() if via != SLEEVE}
+        self.snooper.start()
         self._on_change()
 
     def lost(self, reason: str) -> None:
@@ -141,6 +141,7 @@ class Fastdp:
             return
         self.problem = reason
         self._hub.count(reason)
+        self.snooper.stop()
         self.ways = {}
         for peer in self.paths:
             self._stop(peer)
@@ -234,7 +235,7 @@ class Fastdp:
         named = {r.short_id: name for name, r in records.items() if r.short_id is not None}
         kept = {s for s in self.told.routes if in_grace or s in named}
         wanted.mtus = {ids[p]: self._mtu(p, way, routes) for p, way in ways.items()}
-        name_pods(wanted, self._pods(), ids)
+        name_pods(wanted, self._attachments.pods, ids)
         self._held = held_over(self.told, wanted, kept, own)
         reached = {ids[peer] for peer in by_sleeve}
         until = Instant(hub.now + PATIENCE)
@@ -244,6 +245,11 @@ class Fastdp:
         for short_id in self._held & named.keys():
             via = wanted.routes[short_id]
             ways[named[short_id]] = Way(named.get(via), 1 if via == short_id else 2, held=True)
+        if self._held:  # nobody knows better what leads to them
+            wanted.groups = {k: t for k, t in self.told.groups.items() if k[0] in wanted.trees}
+        else:
+            listening = self._attachments.groups
+            plant_groups(wanted, hub.us, ids, routes, ways, by_sleeve, listening)
         if not hub.encrypted:
             wanted.onward = self._onward.serve(self.told, wanted, hub.now)
             hub.deadlines.set(("onward",), self._onward.due)
@@ -329,7 +335,8 @@ class Fastdp:
         """That frames to this peer go by the kernel, and why that way."""
         now, path = self._hub.now, self.paths.get(peer)
         if way.held:
-            return Choice(Overlay.FASTDP, _path(way, peer), way.next_hop, "held", now)
+            path_kind = Path.DIRECT if way.next_hop == peer else Path.RELAYED
+            return Choice(Overlay.FASTDP, path_kind, way.next_hop, "held", now)
         if way.next_hop == peer:
             assert path is not None
             after = None if path.answered_at is None else now - path.answered_at
@@ -357,6 +364,8 @@ class Fastdp:
 
     def handle_timer(self, key: tuple[object, ...]) -> None:
         match key:
+            case ("snoop",):
+                self.snooper.handle_timer()
             case ("heart", PeerName() as peer) if (path := self.paths.get(peer)) is not None:
                 if path.heart is not None:
                     self._perform(peer, path, path.heart.handle_timer(self._hub.now))
@@ -439,7 +448,3 @@ class Fastdp:
         if not path.connected and not path.well and self.paths.get(peer) is path:
             self._stop(peer)
             del self.paths[peer]
-
-
-def _path(way: Way, peer: PeerName) -> Path:
-    return Path.DIRECT if way.next_hop == peer else Path.RELAYED

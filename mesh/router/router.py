@@ -30,7 +30,8 @@ from mesh.gossip.channel import Channel
 from mesh.names import Endpoint, PeerName, PeerUID, ShortID
 from mesh.router.effects import PersistShortID, RouterEffect
 from mesh.router.events import CloneSuspected, PeerGone, PeersChanged, UnicastReceived
-from mesh.router.fastdp import ControlReceived, DatapathLost, DatapathStarted, Fastdp, FromDatapath
+from mesh.router.fastdp import Fastdp
+from mesh.router.from_datapath import FromDatapath
 from mesh.router.hub import Hub, RouterConfig
 from mesh.router.inbox import Inbox
 from mesh.router.links import Links
@@ -80,7 +81,7 @@ class Router:
             mtu=config.mtu,
         )
         self.attachments = Attachments(identity, uid)
-        self.fastdp = Fastdp(hub, lambda: self.attachments.pods, on_change=self._edges_changed)
+        self.fastdp = Fastdp(hub, self.attachments, self._edges_changed, self._attachments_changed)
         self.topology.overlays = self.fastdp.overlays
         self.neighbours = Neighbours(
             hub,
@@ -216,16 +217,9 @@ class Router:
 
     def receive_datapath(self, event: FromDatapath, now: Instant) -> list[RouterEffect]:
         self.hub.now = now
-        match event:
-            case ControlReceived(source, payload):
-                self.fastdp.receive(source, payload)
-                return self._finish()
-            case DatapathStarted(tables):
-                self.fastdp.started(tables)
-            case DatapathLost(reason):
-                self.fastdp.lost(reason)
-        self.topology.overlays = self.fastdp.overlays
-        self._routes_soon()
+        if self.fastdp.received(event):
+            self.topology.overlays = self.fastdp.overlays
+            self._routes_soon()
         return self._finish()
 
     # ---- time
@@ -240,7 +234,7 @@ class Router:
                     self.vigil.handle_timer(key)
                 case "pair" | "probe" | "traffic":
                     self.links.handle_timer(key)
-                case "heart":
+                case "heart" | "snoop":
                     self.fastdp.handle_timer(key)
                 case "gossip":
                     self.rumours.handle_timer()
@@ -290,8 +284,7 @@ class Router:
         """These are all the pods of this host now, and what they are called."""
         self.hub.now = now
         if self.attachments.set_own(pods):
-            self.rumours.publish(ATTACHMENTS, self.hub.us.octets)
-            self._routes_soon()
+            self._attachments_changed()
         return self._finish()
 
     def set_mtu(self, mtu: int, now: Instant) -> list[RouterEffect]:
@@ -377,6 +370,10 @@ class Router:
 
     def _edges_changed(self) -> None:
         self._soon("edges", SETTLE)
+
+    def _attachments_changed(self) -> None:
+        self.rumours.publish(ATTACHMENTS, self.hub.us.octets)
+        self._routes_soon()
 
     def _measured(self) -> None:
         """A round trip was measured: whether it is worth a new record is looked at now and then."""

@@ -1,8 +1,10 @@
-"""What each peer's pods are: MAC and IP addresses, said by the peer itself (docs/protocol.md 13).
+"""What each peer's pods are, and which groups they listen to, said by the peer itself
+(docs/protocol.md 13).
 
 A gossip channel with one item a peer, its whole list::
 
-    format u8 = 1 | public key 32 | UID u64 | version u64 | count u16, pod … | signature 64
+    format u8 = 2 | public key 32 | UID u64 | version u64 | count u16, pod …
+    | listening u8 (0: to everything, 1: to these) | count u16, group MAC 6 … | signature 64
 
     pod: MAC 6 | count u8, (length u8 = 4 or 16, address) …
 
@@ -27,7 +29,7 @@ from mesh.wire.codec import Reader, Writer
 
 CHANNEL = "attachments"
 CONTEXT = b"weaver attachments v1"
-FORMAT = 1
+FORMAT = 2
 MAC_SIZE = 6
 
 MAX_PODS = 1024
@@ -36,6 +38,9 @@ with their addresses within an item. Others are learned from their frames."""
 
 MAX_ADDRESSES = 8
 """Of one pod."""
+
+MAX_GROUPS = 1024
+"""Of one peer that are told; one with more listens to everything."""
 
 MAX_PEERS = 4096
 MAX_VERSION = 2**48
@@ -56,6 +61,7 @@ class Told:
 
     stamp: int
     pods: tuple[Pod, ...]
+    groups: frozenset[bytes] | None
     encoded: bytes
 
 
@@ -71,7 +77,7 @@ class Attachments:
         self._forgotten = Forgotten()
         self._known: Collection[PeerName] = ()
         self._version = 0
-        self.set_own(())
+        self._publish((), None)
 
     @property
     def pods(self) -> Mapping[PeerName, tuple[Pod, ...]]:
@@ -80,10 +86,25 @@ class Attachments:
 
     def set_own(self, pods: Iterable[Pod]) -> bool:
         """Say what our pods are; whether that is news."""
-        wanted = tuple(sorted(pods))[:MAX_PODS]
-        if self._version and wanted == self._told[self.us].pods:
+        wanted, own = tuple(sorted(pods))[:MAX_PODS], self._told[self.us]
+        if wanted == own.pods:
             return False
-        self._publish(wanted)
+        self._publish(wanted, own.groups)
+        return True
+
+    @property
+    def groups(self) -> Mapping[PeerName, frozenset[bytes] | None]:
+        """MAC addresses of the groups that pods of every peer listen to; None: all there are."""
+        return {peer: told.groups for peer, told in self._told.items()}
+
+    def set_groups(self, groups: frozenset[bytes] | None) -> bool:
+        """Say which groups our pods listen to, None for all; whether that is news."""
+        wanted, own = groups, self._told[self.us]
+        if wanted is not None and len(wanted) > MAX_GROUPS:
+            wanted = None
+        if wanted == own.groups:
+            return False
+        self._publish(own.pods, wanted)
         return True
 
     def collect(self, known: Collection[PeerName]) -> None:
@@ -127,18 +148,19 @@ class Attachments:
         told = _genuine(item)
         if peer == self.us:
             self._version = told.stamp >> 64
-            self._publish(self._told[self.us].pods)
+            own = self._told[self.us]
+            self._publish(own.pods, own.groups)
             return True
         if held is None and len(self._told) >= MAX_PEERS:
             raise _RefusedError("too-many-peers")
         self._told[peer] = told
         return True
 
-    def _publish(self, pods: tuple[Pod, ...]) -> None:
+    def _publish(self, pods: tuple[Pod, ...], groups: frozenset[bytes] | None) -> None:
         self._version += 1
-        part = _signed_part(self._identity.public_key, self._uid, self._version, pods)
+        part = _signed_part(self._identity.public_key, self._uid, self._version, pods, groups)
         encoded = part + self._identity.sign(CONTEXT, part)
-        self._told[self.us] = Told(self._version << 64 | self._uid, pods, encoded)
+        self._told[self.us] = Told(self._version << 64 | self._uid, pods, groups, encoded)
 
 
 class _RefusedError(Exception):
@@ -160,14 +182,31 @@ def _genuine(item: Item) -> Told:
             raise _RefusedError("mislabelled")
         if not verify(key, CONTEXT, data[:-SIGNATURE_SIZE], data[-SIGNATURE_SIZE:]):
             raise _RefusedError("bad-signature")
-        return Told(item.stamp, _pods(data), data)
+        return Told(item.stamp, *_lists(data), data)
     except MalformedMessageError as err:
         raise _RefusedError(err.reason) from err
 
 
-def _pods(data: bytes) -> tuple[Pod, ...]:
+def _lists(data: bytes) -> tuple[tuple[Pod, ...], frozenset[bytes] | None]:
     """Raises MalformedMessageError. There is one encoding of a list: sorted, no MAC twice."""
     reader = Reader(data[_HEAD.size :])
+    pods, groups = _pods(reader), _groups(reader)
+    reader.raw(SIGNATURE_SIZE)
+    reader.end()
+    return pods, groups
+
+
+def _groups(reader: Reader) -> frozenset[bytes] | None:
+    listening, count = reader.u8(), reader.u16()
+    if listening > 1 or count > (MAX_GROUPS if listening else 0):
+        raise MalformedMessageError(f"{count} groups, of kind {listening}")
+    groups = [reader.raw(MAC_SIZE) for _ in range(count)]
+    if any(not group[0] & 1 for group in groups) or sorted(set(groups)) != groups:
+        raise MalformedMessageError("group addresses that are none, or in disorder")
+    return frozenset(groups) if listening else None
+
+
+def _pods(reader: Reader) -> tuple[Pod, ...]:
     count = reader.u16()
     if count > MAX_PODS:
         raise MalformedMessageError(f"{count} pods")
@@ -180,8 +219,6 @@ def _pods(data: bytes) -> tuple[Pod, ...]:
         if number > MAX_ADDRESSES:
             raise MalformedMessageError(f"{number} addresses of a pod")
         pods.append(Pod(mac, tuple(_address(reader) for _ in range(number))))
-    reader.raw(SIGNATURE_SIZE)
-    reader.end()
     return tuple(pods)
 
 
@@ -192,7 +229,13 @@ def _address(reader: Reader) -> str:
     return str(ip_address(octets))
 
 
-def _signed_part(key: bytes, uid: PeerUID, version: int, pods: tuple[Pod, ...]) -> bytes:
+def _signed_part(
+    key: bytes,
+    uid: PeerUID,
+    version: int,
+    pods: tuple[Pod, ...],
+    groups: frozenset[bytes] | None,
+) -> bytes:
     assert len(key) == PUBLIC_KEY_SIZE
     out = Writer().raw(_HEAD.pack(FORMAT, key, uid, version)).u16(len(pods))
     for pod in pods:
@@ -201,4 +244,7 @@ def _signed_part(key: bytes, uid: PeerUID, version: int, pods: tuple[Pod, ...]) 
         for address in addresses:
             packed = ip_address(address).packed
             out.u8(len(packed)).raw(packed)
+    out.u8(groups is not None).u16(len(groups or ()))
+    for group in sorted(groups or ()):
+        out.raw(group)
     return out.done()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from mesh.names import PeerName
@@ -130,6 +130,21 @@ class Routes:
             return None
         children = tuple(self._names[p] for p, parent in enumerate(parents) if parent == us)
         return Place(None if root == us else self._names[parents[us]], children)
+
+    def kernel_branches(
+        self, origin: PeerName, wanted: Collection[PeerName]
+    ) -> frozenset[PeerName]:
+        """Our children in the kernel's tree of this origin that lead to any of these."""
+        root, us = self._numbers.get(origin), self._numbers.get(self.us)
+        if root is None or us is None or self._kernel is None:
+            return frozenset()
+        parents, leading = self._kernel.branches(root), set[int]()
+        for name in wanted:
+            peer = self._numbers.get(name, -1)
+            while peer != -1 and peer not in leading:
+                leading.add(peer)
+                peer = parents[peer]
+        return frozenset(self._names[peer] for peer in leading if parents[peer] == us)
 
     def kernel_relays(self, source: PeerName) -> tuple[PeerName, ...]:
         """Neighbours that hand frames of this source to us: those on its path that reach us."""

@@ -191,6 +191,55 @@ def test_the_ends_of_a_chain_talk_through_three_kernels(chain: Lab, tmp_path: Pa
     assert "4 of 4 peers by the kernel" in shown
 
 
+_JOIN = """
+import socket, struct, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP,
+             socket.inet_aton("239.9.9.9") + socket.inet_aton(sys.argv[1]))
+time.sleep(600)
+"""
+_TO_GROUP = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(sys.argv[1]))
+for n in range(50):
+    s.sendto(b"x", ("239.9.9.9", 5402))
+"""
+
+
+def test_a_group_is_carried_to_its_listeners(chain: Lab, tmp_path: Path) -> None:
+    """protocol.md 14.9: to h4 through h2 and h3, and not to h5; to all once nobody listens."""
+    until_overlays(chain, lambda _a, _b: "fastdp")
+    plan, known = chain.plan(), addresses(chain)
+    pod, speaker = plan.host("h4").pods[0], plan.host("h1").pods[0]
+    for place in (pod, speaker):
+        kernel.run("ip", "-n", place.namespace, "route", "replace", "default", "dev", "eth0")
+
+    def grown() -> dict[str, int]:
+        """Frames of h1 that each host was given while it spoke to the group."""
+
+        def count(host: str) -> int:
+            counted = links(chain, host)["h1"]["kernel"]
+            return 0 if counted is None else int(counted["rx_frames"])
+
+        before = {host: count(host) for host in ("h4", "h5")}
+        speak = [sys.executable, "-c", _TO_GROUP, known[speaker.name]]
+        kernel.run(*kernel.inside(speaker.namespace, speak))
+        return {host: count(host) - n for host, n in before.items()}
+
+    def is_carried(*, far: bool) -> bool:
+        new = grown()
+        return new["h4"] >= 50 and (new["h5"] >= 50) == far
+
+    join = [sys.executable, "-c", _JOIN, known[pod.name]]
+    listener = spawn(kernel.inside(pod.namespace, join), {}, tmp_path / "listener")
+    try:
+        _wait(lambda: is_carried(far=False))
+    finally:
+        kill([listener])
+    _wait(lambda: is_carried(far=True))  # its kernel said that it left
+
+
 def test_a_killed_relay_daemon_is_not_missed(chain: Lab) -> None:
     """protocol.md 14.6: its kernel goes on, and the next daemon goes on with it."""
     until_overlays(chain, lambda _a, _b: "fastdp")

@@ -17,6 +17,7 @@ from mesh.names import Endpoint, PeerName, PeerUID, ShortID
 from mesh.router.effects import (
     CloseStream,
     ConfigureKernel,
+    Deliver,
     Dial,
     ForgetLearned,
     PersistShortID,
@@ -29,7 +30,7 @@ from mesh.router.effects import (
     Write,
 )
 from mesh.router.events import RouterEvent
-from mesh.router.fastdp import FromDatapath
+from mesh.router.from_datapath import FromDatapath
 from mesh.router.hub import RouterConfig
 from mesh.router.router import Router
 from mesh.wire.cipher import Cipher, Offer
@@ -218,7 +219,7 @@ class SimHost:
                 self._send(PROBE_PORT, endpoint, data)
             case TellWorker(message):
                 self.worker.tell(message)
-            case ConfigureKernel() | Steer() | ForgetLearned() | SendControl():
+            case ConfigureKernel() | Steer() | ForgetLearned() | SendControl() | Deliver():
                 assert self.kernel is not None
                 self.kernel.perform(effect)
             case Arm(deadline):

@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 
-from mesh.link.datapath import CONTROL_TYPE, Reason, correct
+from mesh.link.datapath import CONTROL_TYPE, SLEEVE, Reason, correct
 from mesh.names import ShortID
-from mesh.router.effects import ConfigureKernel, ForgetLearned, SendControl, Steer
-from mesh.router.fastdp import ControlReceived, DatapathLost, DatapathStarted, FromDatapath
+from mesh.router.effects import ConfigureKernel, Deliver, ForgetLearned, SendControl, Steer
+from mesh.router.from_datapath import (
+    ControlReceived,
+    DatapathLost,
+    DatapathStarted,
+    FromDatapath,
+    ReportReceived,
+)
 from tests.sim.network import SimNetwork
 from tests.unit.datapath_twin import DatapathTwin, Outer, Underlay, restarted
 
@@ -91,7 +97,9 @@ class SimKernel:
 
     # ---- the daemon's
 
-    def perform(self, effect: ConfigureKernel | Steer | ForgetLearned | SendControl) -> None:
+    def perform(
+        self, effect: ConfigureKernel | Steer | ForgetLearned | SendControl | Deliver
+    ) -> None:
         if not self.works:
             return
         match effect:
@@ -106,6 +114,8 @@ class SimKernel:
                 self.twin.forget(short_id)
             case SendControl(short_id, payload):
                 self.twin.send_control(short_id, payload)
+            case Deliver(frame):
+                self.twin.deliver(SLEEVE, frame)
 
     # ---- frames
 
@@ -139,9 +149,12 @@ class SimKernel:
             self._to_sleeve(frame)
         for upcall in self.twin.receive():
             # A relay that sees sooner than the origin that the kernel does not lead there any more.
-            assert upcall.reason in (Reason.CONTROL, Reason.TRANSIT), f"{upcall.reason} unasked"
+            asked = (Reason.CONTROL, Reason.TRANSIT, Reason.REPORT)
+            assert upcall.reason in asked, f"{upcall.reason} unasked"
             if self.heard is not None and upcall.reason is Reason.CONTROL:
                 self.heard(ControlReceived(upcall.source, upcall.frame))
+            elif self.heard is not None and upcall.reason is Reason.REPORT:
+                self.heard(ReportReceived(upcall.frame))
 
 
 def is_control(frame: bytes) -> bool:

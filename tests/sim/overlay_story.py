@@ -10,7 +10,7 @@ from contextlib import suppress
 from random import Random
 
 from mesh.link.overlay import Overlay
-from mesh.router.fastdp import DatapathLost
+from mesh.router.from_datapath import DatapathLost
 from tests.sim.overlays import FALL_BACK, GOSSIP, RETURN, Kind, OverlayMesh
 
 

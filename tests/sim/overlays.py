@@ -15,6 +15,7 @@ from random import Random
 
 from mesh.clock import Instant
 from mesh.connection.maker import Target
+from mesh.link.checksum import checksum
 from mesh.link.overlay import Overlay
 from mesh.router.choices import Choice
 from mesh.topology.attachments import Pod
@@ -33,6 +34,7 @@ EVERY = 0.05
 """Seconds between two frames of a pod."""
 
 EVERYBODY = b"\xff" * 6
+LISTENED = bytes.fromhex("01005e010203")
 STEP_TIME = 0.1
 
 
@@ -235,6 +237,24 @@ class OverlayMesh:
         told = host.kernel.twin.tables().mtus
         numbers = {h.router.topology.own.short_id: h.number for h in self.hosts}
         return {numbers[short_id]: mtu for short_id, mtu in told.items()}
+
+    def report(self, a: int, message: int, group: bytes = LISTENED) -> None:
+        """A pod there joins (0x16) a group, or leaves (0x17) it, and says so (IGMPv2)."""
+        said = bytes((message, 0)) + bytes(2) + b"\xef" + group[3:]
+        said = said[:2] + checksum(said).to_bytes(2, "big") + said[4:]
+        head = bytes((0x45, 0)) + (20 + len(said)).to_bytes(2, "big") + bytes(4) + b"\1\2\0\0"
+        frame = group + mac(a) + b"\x08\0" + head + bytes((10, 32, 0, a)) + said[4:] + said
+        self.hosts[a].pod_sends(frame)
+
+    def group_frame(self, a: int, group: bytes = LISTENED) -> set[int]:
+        """At which hosts the pods are given a frame to a group that a pod there sends."""
+        self._number += 1
+        frame = group + mac(a) + b"\x88\xb6" + self._number.to_bytes(8, "big")
+        self.hosts[a].pod_sends(frame)
+        self.run(0.2)
+        heard = [host.number for host in self.hosts for got in host.bridge if got == frame]
+        assert len(heard) == len(set(heard)), f"{self}: twice at one of {heard}"
+        return set(heard)
 
     def too_big(self, a: int, b: int, size: int) -> list[bytes]:
         """What a pod there is told that sends a packet of so many octets, not to be cut."""

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from mesh.link import heartbeat, overlay, steadiness
+from mesh.link import heartbeat, overlay, snooping, steadiness
 from mesh.link.datapath import Tables, Tree
 from mesh.link.heartbeat import Heartbeat
 from mesh.link.overlay import End, Obstacle, Overlay
 from mesh.names import ShortID
-from mesh.router import fastdp, onward, router, steering
+from mesh.router import fastdp, grouping, onward, router, steering
 from mesh.router.fastdp import Fastdp
 from mesh.topology import routes
 from tests.sim.overlay_story import story
@@ -267,6 +267,91 @@ def test_a_pair_that_changes_its_overlay_over_relays_loses_no_unicast(seed: int)
         assert host.kernel.twin.tables().onward == {}, "and not for longer than it takes"
 
 
+JOIN, LEAVE = 0x16, 0x17
+
+
+def listening(mesh: OverlayMesh, *hosts: int) -> None:
+    """All of this has been known for a while, and these have joined."""
+    mesh.until(lambda: mesh.complaint({}), 20)
+    mesh.run(15)
+    for host in hosts:
+        mesh.report(host, JOIN)
+    mesh.run(1)
+
+
+@pytest.mark.parametrize("links", [None, CHAIN], ids=["full", "chain"])
+def test_a_group_is_heard_where_it_is_listened_to(links: list[tuple[int, int]] | None) -> None:
+    """protocol.md 14.9: there and nowhere else, over relays that do not listen themselves."""
+    mesh = OverlayMesh(30, [Kind()] * 5, links=links)
+    mesh.join()
+    listening(mesh)
+    assert mesh.group_frame(0) == {1, 2, 3, 4}, "whom nobody asked for goes to all"
+    mesh.report(3, JOIN)
+    mesh.run(1)
+    assert mesh.group_frame(0) == {3}
+    assert mesh.group_frame(3) == set()
+    mesh.report(1, JOIN)
+    mesh.report(4, JOIN)
+    mesh.run(1)
+    assert [mesh.group_frame(n) for n in range(5)] == [
+        {1, 3, 4},
+        {3, 4},
+        {1, 3, 4},
+        {1, 4},
+        {1, 3},
+    ]
+    mesh.report(4, LEAVE)
+    mesh.run(1)
+    assert mesh.group_frame(0) == {1, 3}
+    mesh.assert_frames_pass()
+
+
+def test_a_membership_ends_when_nobody_answers() -> None:
+    mesh = OverlayMesh(31, [Kind()] * 3)
+    mesh.join()
+    listening(mesh, 1)
+    assert mesh.group_frame(0) == {1}
+    mesh.run(240)
+    assert mesh.group_frame(0) == {1}
+    mesh.run(30)
+    assert mesh.group_frame(0) == {1, 2}, "nobody listens, as far as is known"
+
+
+def test_who_does_not_say_what_it_listens_to_hears_everything() -> None:
+    """protocol.md 14.9: hosts that are served by the sleeve, or that have just started."""
+    mesh = OverlayMesh(32, [Kind(), Kind(), Kind(), Kind(fastdp=False)])
+    mesh.join()
+    by_sleeve = {(n, 3): Overlay.SLEEVE for n in range(3)}
+    mesh.until(lambda: mesh.complaint(by_sleeve), 20)
+    mesh.run(15)
+    mesh.report(1, JOIN)
+    mesh.run(1)
+    assert mesh.group_frame(0) == {1, 3}
+    assert mesh.group_frame(3) == {0, 1, 2}, "the sleeve's own go to all"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_group_is_heard_while_daemons_start_again(seed: int) -> None:
+    """protocol.md 14.6: what is not known yet costs no listener a frame."""
+    mesh = OverlayMesh(33 + seed, [Kind()] * 5, links=CHAIN)
+    mesh.join()
+    listening(mesh, 2, 4)
+    for victim in (1, 4, 0):
+        host = mesh.hosts[victim]
+        host.kill()
+        for after in (0.5, 1.0, 3.0):
+            assert mesh.group_frame(0) >= {2, 4}
+            mesh.run(after)
+        mesh.start(host)
+        for half in range(40):
+            assert mesh.group_frame(0) >= {2, 4}
+            mesh.run(0.3)
+            if half == 10:
+                mesh.report(4, JOIN)  # asked by the new daemon
+    mesh.run(20)
+    assert mesh.group_frame(0) == {2, 4}
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_daemon_that_dies_costs_no_frame(seed: int) -> None:
     """protocol.md 14.6: the kernels go on; the next daemon takes over and corrects."""
@@ -412,6 +497,29 @@ def the_sleeve_comes_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fastdp, "PATIENCE", 0.0)
 
 
+def nobody_listens_until_it_is_said(patch: pytest.MonkeyPatch) -> None:
+    """Groups: who does not say what it listens to is sent none of them."""
+    patch.setattr(grouping, "_listens", lambda groups, group: group in (groups or ()))
+
+
+def what_was_not_asked_is_known(patch: pytest.MonkeyPatch) -> None:
+    """Groups: a new daemon says what its pods listen to before they could answer."""
+    patch.setattr(snooping, "STARTUP_INTERVAL", 0.0)
+    patch.setattr(snooping, "RESPONSE", 0.0)
+
+
+def relays_listen_for_themselves(patch: pytest.MonkeyPatch) -> None:
+    """Groups: a branch is cut where its first peer does not listen."""
+    patch.setattr(
+        routes.Routes, "kernel_branches", lambda _self, _origin, wanted: frozenset(wanted)
+    )
+
+
+def memberships_last(patch: pytest.MonkeyPatch) -> None:
+    """Groups: who stopped to answer listens for ever."""
+    patch.setattr(snooping, "LISTENS", 1e9)
+
+
 def patient(patch: pytest.MonkeyPatch) -> None:
     """Health: silence is waited out."""
     patch.setattr(heartbeat, "DOWN_AFTER", 30.0)
@@ -489,6 +597,13 @@ CASES: list[tuple[Plant, Story]] = [
             the_sleeve_comes_first,
         )
     ),
+    (nobody_listens_until_it_is_said, test_who_does_not_say_what_it_listens_to_hears_everything),
+    (what_was_not_asked_is_known, lambda: test_a_group_is_heard_while_daemons_start_again(0)),
+    (
+        relays_listen_for_themselves,
+        lambda: test_a_group_is_heard_where_it_is_listened_to(CHAIN),
+    ),
+    (memberships_last, test_a_membership_ends_when_nobody_answers),
     (patient, lambda: CHANGE(1, True, (False, None), "heartbeats-unanswered")),
     (never_forgiven, lambda: CHANGE(1, True, (False, None), "heartbeats-unanswered")),
     (a_new_daemon_begins_anew, lambda: test_a_daemon_that_dies_costs_no_frame(0)),

@@ -31,6 +31,7 @@ from mesh.link.datapath import (
 )
 from mesh.link.drops import Drop
 from mesh.link.icmp import too_big
+from mesh.link.snooping import reported
 from mesh.names import ShortID
 
 MAX_UPCALLS = 1000
@@ -175,6 +176,16 @@ class DatapathTwin:
         self._check_presence()
         self.kernel.tables.trees.pop(origin, None)
 
+    def set_group_tree(self, origin: ShortID, group: bytes, tree: Tree) -> None:
+        self._check_presence()
+        if len(tree.children) > MAX_CHILDREN:
+            raise DatapathError(Absence.TABLE_FULL, f"more than {MAX_CHILDREN} children")
+        self.kernel.tables.groups[origin, group] = tree
+
+    def drop_group_tree(self, origin: ShortID, group: bytes) -> None:
+        self._check_presence()
+        self.kernel.tables.groups.pop((origin, group), None)
+
     def allow(self, host: str, source: ShortID) -> None:
         self._check_presence()
         self.kernel.tables.sources.add((host, source))
@@ -209,6 +220,7 @@ class DatapathTwin:
             dict(t.mtus),
             dict(t.onward),
             dict(t.trees),
+            dict(t.groups),
             set(t.sources),
             dict(t.attached),
             dict(t.answers),
@@ -280,7 +292,9 @@ class DatapathTwin:
                 return self._to_peer(place, us, HOPS, frame)
             if k.config.upcall_unknown:
                 return self._upcall(Upcall(Reason.UNKNOWN, us, SLEEVE, frame))
-        tree = t.trees.get(us)
+        if any(reported(frame)):
+            self._upcall(Upcall(Reason.REPORT, us, us, frame))
+        tree = t.groups.get((us, target), t.trees.get(us))
         if tree is None:
             return self._drop(Drop.NO_ROUTE)
         self._copy(tree, us, HOPS, frame)
@@ -316,6 +330,7 @@ class DatapathTwin:
         if not self._learn(p.frame[6:12], p.source):
             return None
         self._count(p.source, "rx", p.frame)
+        tree = t.groups.get((p.source, target), tree)
         is_ours = t.attached.get(target, k.learned.get(target)) == us
         if (tree.children or tree.to_sleeve) and is_on_tree and not is_ours:
             if p.hops > 1:
@@ -324,7 +339,7 @@ class DatapathTwin:
                     self._upcall(Upcall(Reason.BROADCAST, p.source, us, p.frame))
             else:
                 self._drop(Drop.HOP_LIMIT)
-        return self.bridge.append(p.frame)
+        return self.bridge.append(p.frame) if tree.here else None
 
     def _relay(self, p: Outer) -> None:
         via = self.kernel.tables.routes.get(p.target)

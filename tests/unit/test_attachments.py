@@ -67,7 +67,7 @@ def test_lies_are_refused_and_change_nothing() -> None:
 def signed(pods: tuple[Pod, ...]) -> Item:
     """Whatever it says: its owner signed it."""
     made = lists(1)
-    made._publish(pods)
+    made._publish(pods, None)
     return own_item(made)
 
 

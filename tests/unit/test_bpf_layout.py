@@ -14,7 +14,16 @@ import pytest
 import hatch_build
 from mesh.drivers.fastdp import layout, objects
 from mesh.drivers.fastdp.bpf import NO_PREALLOC, Kind
-from mesh.link.datapath import HOPS, LAYOUT, MAX_CHILDREN, MAX_MACS, MAX_SOURCES, SLEEVE, Reason
+from mesh.link.datapath import (
+    HOPS,
+    LAYOUT,
+    MAX_CHILDREN,
+    MAX_GROUP_TREES,
+    MAX_MACS,
+    MAX_SOURCES,
+    SLEEVE,
+    Reason,
+)
 
 ROOT = Path(__file__).parents[2]
 BPF = ROOT / "mesh" / "link" / "bpf"
@@ -44,6 +53,9 @@ CONSTANTS = {
     "BY_KERNEL": layout.BY_KERNEL,
     "BY_SLEEVE": layout.BY_SLEEVE,
     "TREE_TO_SLEEVE": layout.TREE_TO_SLEEVE,
+    "TREE_NOT_HERE": layout.TREE_NOT_HERE,
+    "GROUP_TREES": MAX_GROUP_TREES,
+    "REPORT": Reason.REPORT,
     "CONTROL": Reason.CONTROL,
     "UNKNOWN": Reason.UNKNOWN,
     "BROADCAST": Reason.BROADCAST,

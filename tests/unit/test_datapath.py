@@ -13,7 +13,11 @@ ids = st.integers(1, 6).map(ShortID)
 hosts = st.sampled_from(["192.0.2.1", "192.0.2.2", "2001:db8::3"])
 macs = st.integers(1, 5).map(lambda n: bytes((2, 0, 0, 0, 0, n)))
 trees = st.builds(
-    Tree, st.none() | ids, st.lists(ids, unique=True, max_size=3).map(tuple), st.booleans()
+    Tree,
+    st.none() | ids,
+    st.lists(ids, unique=True, max_size=3).map(tuple),
+    st.booleans(),
+    st.booleans(),
 )
 neighbours = st.dictionaries(ids, hosts)
 tables = st.builds(
@@ -24,6 +28,9 @@ tables = st.builds(
     st.just({}),
     st.just({}),
     st.dictionaries(ids, trees),
+    st.dictionaries(
+        st.tuples(ids, st.sampled_from([b"\x01\x00\x5e\1\2\3", b"\x33\x33\0\1\2\3"])), trees
+    ),
     st.sets(st.tuples(hosts, ids), max_size=5),
     st.dictionaries(macs, ids),
     st.dictionaries(st.sampled_from(["10.32.0.1", "fd00::1"]), st.builds(Answer, macs, ids)),

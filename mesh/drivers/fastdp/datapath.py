@@ -230,18 +230,16 @@ class FastDatapath:
         self._set("routes", layout.key(short_id), NO_ROUTE)
 
     def set_tree(self, origin: ShortID, tree: Tree) -> None:
-        if len(tree.children) > MAX_CHILDREN:
-            raise DatapathError(Absence.TABLE_FULL, f"more than {MAX_CHILDREN} children")
-        entry = layout.TreeEntry(
-            parent=tree.parent or 0,
-            flags=layout.TREE_TO_SLEEVE if tree.to_sleeve else 0,
-            count=len(tree.children),
-        )
-        entry.children[: len(tree.children)] = tree.children
-        self._set("trees", layout.key(origin), bytes(entry))
+        self._set("trees", layout.key(origin), _tree_entry(tree))
 
     def drop_tree(self, origin: ShortID) -> None:
         self._delete("trees", layout.key(origin))
+
+    def set_group_tree(self, origin: ShortID, group: bytes, tree: Tree) -> None:
+        self._set("group_trees", layout.group_key(origin, group), _tree_entry(tree))
+
+    def drop_group_tree(self, origin: ShortID, group: bytes) -> None:
+        self._delete("group_trees", layout.group_key(origin, group))
 
     def allow(self, host: str, source: ShortID) -> None:
         self._set("sources", layout.source(host, source), layout.key(1))
@@ -281,6 +279,8 @@ class FastDatapath:
                         found.onward[_short_id(key)] = ShortID(route.onward)
             for key, value in self._table("trees").entries():
                 found.trees[_short_id(key)] = _tree(value)
+            for key, value in self._table("group_trees").entries():
+                found.groups[_short_id(key), key[4:10]] = _tree(value)
             for key, _ in self._table("sources").entries():
                 found.sources.add((layout.printed(key), _short_id(key[16:])))
             for key, value in self._table("attached").entries():
@@ -392,4 +392,18 @@ def _tree(value: bytes) -> Tree:
     entry = layout.TreeEntry.from_buffer_copy(value)
     children = tuple(ShortID(c) for c in entry.children[: entry.count])
     parent = ShortID(entry.parent) if entry.parent else None
-    return Tree(parent, children, bool(entry.flags & layout.TREE_TO_SLEEVE))
+    by_sleeve, here = entry.flags & layout.TREE_TO_SLEEVE, not entry.flags & layout.TREE_NOT_HERE
+    return Tree(parent, children, bool(by_sleeve), here)
+
+
+def _tree_entry(tree: Tree) -> bytes:
+    if len(tree.children) > MAX_CHILDREN:
+        raise DatapathError(Absence.TABLE_FULL, f"more than {MAX_CHILDREN} children")
+    flags = layout.TREE_TO_SLEEVE if tree.to_sleeve else 0
+    entry = layout.TreeEntry(
+        parent=tree.parent or 0,
+        flags=flags | (0 if tree.here else layout.TREE_NOT_HERE),
+        count=len(tree.children),
+    )
+    entry.children[: len(tree.children)] = tree.children
+    return bytes(entry)

@@ -8,7 +8,7 @@ import socket
 from typing import Final
 
 from mesh.drivers.fastdp.bpf import NO_PREALLOC, Kind, MapSpec
-from mesh.link.datapath import MAX_CHILDREN, MAX_MACS, MAX_SOURCES
+from mesh.link.datapath import MAX_CHILDREN, MAX_GROUP_TREES, MAX_MACS, MAX_SOURCES
 from mesh.link.drops import Drop
 
 PEERS = 4096
@@ -20,7 +20,7 @@ MARK = 0x57564D31
 
 UPCALL_UNKNOWN = 1
 BY_NOBODY, BY_KERNEL, BY_SLEEVE = range(3)
-TREE_TO_SLEEVE = 1
+TREE_TO_SLEEVE, TREE_NOT_HERE = 1, 2
 SEND_CONTROL, DELIVER, SEND_ALONG_TREE = 1, 2, 3
 
 DROPS: Final = (
@@ -114,6 +114,10 @@ class TreeEntry(ctypes.Structure):
     )
 
 
+class Group(ctypes.Structure):
+    _fields_ = (("origin", ctypes.c_uint32), ("address", Mac))
+
+
 class Traffic(ctypes.Structure):
     _fields_ = (
         ("tx_frames", ctypes.c_uint64),
@@ -136,6 +140,7 @@ STRUCTS: Final = {
     "learned": Learned,
     "answer": AnswerEntry,
     "tree": TreeEntry,
+    "group": Group,
     "traffic": Traffic,
 }
 NUMBER, BIG_NUMBER = 4, 8
@@ -152,6 +157,7 @@ SPECS: Final = (
     _spec("neighbours", Kind.ARRAY, None, ctypes.sizeof(Neighbour), PEERS),
     _spec("routes", Kind.ARRAY, None, ctypes.sizeof(Route), PEERS),
     _spec("trees", Kind.HASH, None, ctypes.sizeof(TreeEntry), PEERS, NO_PREALLOC),
+    _spec("group_trees", Kind.HASH, Group, ctypes.sizeof(TreeEntry), MAX_GROUP_TREES, NO_PREALLOC),
     _spec("sources", Kind.HASH, Source, NUMBER, MAX_SOURCES, NO_PREALLOC),
     _spec("attached", Kind.HASH, Mac, NUMBER, MAX_MACS, NO_PREALLOC),
     _spec("answers", Kind.HASH, Address, ctypes.sizeof(AnswerEntry), MAX_MACS, NO_PREALLOC),
@@ -164,6 +170,10 @@ SPECS: Final = (
 
 def key(number: int) -> bytes:
     return number.to_bytes(4, "little")
+
+
+def group_key(origin: int, group: bytes) -> bytes:
+    return key(origin) + mac_key(group)
 
 
 def mac_key(mac: bytes) -> bytes:

@@ -13,14 +13,8 @@ INLINE int finish(struct __sk_buff *skb, struct config *c, struct tree *t, __u32
 	if (then == THEN_NOTHING)
 		return TC_ACT_STOLEN;
 	if (by_sleeve) {
-		if (c->upcall && !tag(skb, BROADCAST, origin, c->us)) {
-			total(UPCALLS);
-			bpf_clone_redirect(skb, c->upcall, 0);
-			if (bpf_skb_vlan_pop(skb) || bpf_skb_vlan_pop(skb))
-				return drop(DROP_MALFORMED);
-		} else {
-			total(DROP_TAP);
-		}
+		if (upcall_copy(skb, c, BROADCAST, origin, c->us))
+			return drop(DROP_MALFORMED);
 	}
 	return TC_ACT_OK;
 }
@@ -31,13 +25,15 @@ SEC("tc") int copies(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	__u32 origin = skb->cb[1], hops = skb->cb[2], first = skb->cb[3], then = skb->cb[4];
 	struct config *c = configured();
-	struct tree *t = bpf_map_lookup_elem(&trees, &origin);
-	if (!c || !t)
-		return drop(c ? DROP_NO_ROUTE : DROP_NOT_CONFIGURED);
-	first &= CHILDREN - 1;
 	struct head h;
 	if (read_head(skb, &h))
 		return drop(DROP_MALFORMED);
+	struct tree *t = is_group(&h.target) ? group_tree(origin, &h.target) : NULL;
+	if (!t)
+		t = bpf_map_lookup_elem(&trees, &origin);
+	if (!c || !t)
+		return drop(c ? DROP_NO_ROUTE : DROP_NOT_CONFIGURED);
+	first &= CHILDREN - 1;
 	__u64 df = may_not_be_cut(&h);
 	int is_ours = origin == c->us;
 	/* A pointer that goes on by two: to index by i is what the verifier forbids who may not leak

@@ -212,6 +212,26 @@ INLINE int upcall(struct __sk_buff *skb, struct config *c, __u32 why, __u32 sour
 	return bpf_redirect(c->upcall, 0);
 }
 
+/* A copy of the frame comes up, and the frame is as it was. */
+INLINE int upcall_copy(struct __sk_buff *skb, struct config *c, __u32 why, __u32 source,
+		       __u32 target)
+{
+	if (!c->upcall || tag(skb, why, source, target)) {
+		total(DROP_TAP);
+		return 0;
+	}
+	total(UPCALLS);
+	bpf_clone_redirect(skb, c->upcall, 0);
+	return bpf_skb_vlan_pop(skb) || bpf_skb_vlan_pop(skb) ? -1 : 0;
+}
+
+/* The group's own tree, where not everybody listens; NULL: the origin's serves. */
+INLINE struct tree *group_tree(__u32 origin, struct mac *target)
+{
+	struct group key = { .origin = origin, .address = *target };
+	return bpf_map_lookup_elem(&group_trees, &key);
+}
+
 /* Into the bridge, as if it had come by the VXLAN device: the mesh is one port to the bridge. */
 INLINE int to_bridge(struct __sk_buff *skb, struct config *c)
 {

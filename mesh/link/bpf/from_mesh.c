@@ -138,12 +138,16 @@ SEC("tc") int from_mesh(struct __sk_buff *skb)
 	if (bad >= 0)
 		return drop(bad);
 	count_rx(skb, o.source);
+	struct tree *g = t && group ? group_tree(o.source, &h.target) : NULL;
+	if (g)
+		t = g;
+	int then = t && t->flags & TREE_NOT_HERE ? THEN_NOTHING : THEN_BRIDGE;
 	if (t && (t->count || t->flags & TREE_TO_SLEEVE)) {
 		if (o.hops > 1)
-			return copy_then(skb, o.source, o.hops - 1, THEN_BRIDGE);
+			return copy_then(skb, o.source, o.hops - 1, then);
 		total(DROP_HOP_LIMIT);         /* of the copies: our pods get theirs */
 	}
-	return TC_ACT_OK;
+	return then == THEN_BRIDGE ? TC_ACT_OK : TC_ACT_STOLEN;
 }
 
 char licence[] SEC("license") = "Apache-2.0";

@@ -10,6 +10,7 @@
 #define MACS 65536
 #define SOURCES 65536
 #define NEIGHBOURS 4096
+#define GROUP_TREES 16384
 #define CHILDREN 256       /* of one tree at one peer */
 #define ROUND 32           /* copies made by one run of copies.c; the rest by the next in the chain */
 #define HOPS 64
@@ -21,8 +22,8 @@
 
 enum { UPCALL_UNKNOWN = 1 };                            /* config.flags */
 enum { BY_NOBODY, BY_KERNEL, BY_SLEEVE };               /* route.by */
-enum { TREE_TO_SLEEVE = 1 };                            /* tree.flags */
-enum { CONTROL = 1, UNKNOWN, BROADCAST, TRANSIT };      /* why a frame comes up */
+enum { TREE_TO_SLEEVE = 1, TREE_NOT_HERE = 2 };         /* tree.flags */
+enum { CONTROL = 1, UNKNOWN, BROADCAST, TRANSIT, REPORT };      /* why a frame comes up */
 enum { SEND_CONTROL = 1, DELIVER, SEND_ALONG_TREE };    /* what a frame from user space is for */
 
 enum { ALLOW_FLOODS, ALLOW_REPORTS, ALLOWANCES };       /* indices of `allowances` */
@@ -64,6 +65,7 @@ struct tree {
 	 * may not load programs that leak pointers (no CAP_PERFMON). */
 	__u16 children[CHILDREN + ROUND];
 };
+struct group { __u32 origin; struct mac address; };
 struct traffic {
 	__u64 tx_frames, tx_octets;
 	__u64 rx_frames, rx_octets;
@@ -79,6 +81,7 @@ TABLE(neighbours, BPF_MAP_TYPE_ARRAY, __u32, struct neighbour, NEIGHBOURS, 0);
 TABLE(routes, BPF_MAP_TYPE_ARRAY, __u32, struct route, PEERS, 0);
 /* Hashes where an entry must change as a whole: an array's is overwritten under its readers. */
 TABLE(trees, BPF_MAP_TYPE_HASH, __u32, struct tree, PEERS, BPF_F_NO_PREALLOC);
+TABLE(group_trees, BPF_MAP_TYPE_HASH, struct group, struct tree, GROUP_TREES, BPF_F_NO_PREALLOC);
 TABLE(sources, BPF_MAP_TYPE_HASH, struct source, __u32, SOURCES, BPF_F_NO_PREALLOC);
 TABLE(attached, BPF_MAP_TYPE_HASH, struct mac, __u32, MACS, BPF_F_NO_PREALLOC);
 TABLE(answers, BPF_MAP_TYPE_HASH, struct address, struct answer, MACS, BPF_F_NO_PREALLOC);

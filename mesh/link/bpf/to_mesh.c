@@ -3,6 +3,7 @@
 #include "frames.h"
 #include "answer.h"
 #include "too_big.h"
+#include "report.h"
 
 SEC("tc") int to_mesh(struct __sk_buff *skb)
 {
@@ -25,6 +26,10 @@ SEC("tc") int to_mesh(struct __sk_buff *skb)
 		int verdict = answer(skb, c, &h);
 		if (verdict >= 0)
 			return verdict;
+		if (is_report(skb, &h) &&
+		    is_allowed(ALLOW_REPORTS, REPORTS_A_SECOND, REPORTS_AT_ONCE) &&
+		    upcall_copy(skb, c, REPORT, us, us))
+			return drop(DROP_MALFORMED);
 		return copy_then(skb, us, HOPS, THEN_SLEEVE);
 	}
 	int place = place_of(&h.target);
