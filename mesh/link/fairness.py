@@ -9,6 +9,8 @@ not estimated, for there are few pairs of peers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mesh.clock import Instant
 
 WINDOW = 0.02
@@ -45,6 +47,11 @@ class FairShare:
         self._debt: dict[Pair, float] = {}
         self._stood = False
         self._capacity = 0
+
+    @property
+    def excess(self) -> Mapping[Pair, float]:
+        """Of those who send too much, the share that is."""
+        return self._excess
 
     def sends(self, pair: Pair, octets: int) -> bool:
         came = self._came

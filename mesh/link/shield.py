@@ -11,10 +11,12 @@ It stands only during a flood: at other times every drop is counted by its own r
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from mesh.clock import Instant
+from mesh.link.shedding import MOST_PAIRS
 from mesh.names import ShortID
+from mesh.wire.sleeve import SEQ_AT
 
 RAISE_AT = 1_000
 """Datagrams of strangers in a second that are worth a filter: some per cent of a processor."""
@@ -29,9 +31,17 @@ MAX_TAGS = 1_500
 MAX_INSTRUCTIONS = 4_096
 """BPF_MAXINSNS."""
 
+ROOM = 1 + 7 * MOST_PAIRS
+"""Instructions of ``shedding`` at the most."""
+
 _UDP = 8  # what a filter of a UDP socket sees begins with the UDP header
-_SRC, _DST, _TAG = _UDP + 2, _UDP + 4, _UDP + 8
+_SRC, _DST, _TAG, _NUMBER = _UDP + 2, _UDP + 4, _UDP + 8, _UDP + SEQ_AT + 4
 _LOAD16, _LOAD32, _EQUAL, _JUMP, _RETURN = 0x28, 0x20, 0x15, 0x05, 0x06
+_AT_LEAST, _XOR_WITH, _TIMES = 0x35, 0xA4, 0x24
+_SPREAD = 2_654_435_761
+"""2**32 by the golden ratio: the products of numbers that follow each other, modulo 2**32, lie as
+far apart as may be."""
+
 _KEEP, _XOR = 0x07, 0xAC
 """BPF_MISC|BPF_TAX and BPF_ALU|BPF_XOR|BPF_X: put a value aside; mix it into another."""
 
@@ -69,10 +79,32 @@ def program(
     for short_id in reached:
         others += [(_EQUAL, 0, 1, short_id), (_RETURN, 0, 0, _ACCEPT)]
     others.append((_RETURN, 0, 0, _DROP))
-    if len(ours) + len(others) > MAX_INSTRUCTIONS - 3:
+    if len(ours) + len(others) > MAX_INSTRUCTIONS - 3 - ROOM:
         others = [(_RETURN, 0, 0, _ACCEPT)]
     first = [(_LOAD16, 0, 0, _DST), (_EQUAL, 0, 1, us), (_JUMP, 0, 0, len(others))]
     return [*first, *others, *ours]
+
+
+def shedding(shares: Mapping[tuple[int, int], float], salt: int) -> list[Instruction]:
+    """Steps that drop so much of what is from the first of a pair for the second; to be followed by
+    others, or by ``ACCEPT_ALL``. A record passes whole or not at all, as its number and ``salt``
+    say: 32 bits that senders do not know, and others every time."""
+    steps: list[Instruction] = [(_LOAD32, 0, 0, _SRC)]
+    for n, ((src, dst), share) in enumerate(shares.items()):
+        rest = 7 * (len(shares) - n - 1)
+        steps += [
+            (_EQUAL, 0, 6, src << 16 | dst),
+            (_LOAD32, 0, 0, _NUMBER),
+            (_XOR_WITH, 0, 0, salt),
+            (_TIMES, 0, 0, _SPREAD),
+            (_AT_LEAST, 1, 0, min(int(share * 0x1_0000_0000), 0xFFFF_FFFF)),
+            (_RETURN, 0, 0, _DROP),
+            (_JUMP, 0, 0, rest),
+        ]
+    return steps
+
+
+ACCEPT_ALL: list[Instruction] = [(_RETURN, 0, 0, _ACCEPT)]
 
 
 class Shield:

@@ -12,7 +12,9 @@ from hypothesis import given
 from mesh.clock import Instant
 from mesh.link import fairness
 from mesh.link.fairness import FairShare, excesses
+from mesh.link.lossmeter import LOOK
 from mesh.link.queuetime import REST, WINDOW, QueueTime
+from mesh.link.shedding import MOST_PAIRS, Shedding
 
 TURN = 0.001
 
@@ -74,10 +76,13 @@ def test_after_a_rest_there_is_room_for_bursts_again() -> None:
 
 class Relay:
     """Takes what waits and sends it on, as far as a turn's time goes: to send costs four times as
-    much as to take. ``capacity``: octets a second if it sends all it takes."""
+    much as to take. ``capacity``: octets a second if it sends all it takes. ``sheds``: whether the
+    kernel drops in front of the queue what it is told to."""
 
-    def __init__(self, capacity: float) -> None:
+    def __init__(self, capacity: float, *, sheds: bool = False) -> None:
         self.core, self.capacity, self.now = FairShare(), capacity, 10.0
+        self.shedding = Shedding() if sheds else None
+        self.look_at = self.now
         self.waiting: deque[tuple[int, int]] = deque()
         self.left = 0.0
         self.sent: Counter[tuple[int, int]] = Counter()
@@ -95,6 +100,9 @@ class Relay:
             ]
             rng.shuffle(come)
             self.came.update(come)
+            if self.shedding is not None:
+                shares = self.shedding.shares
+                come = [pair for pair in come if rng.random() >= shares.get(pair, 0.0)]
             self.waiting.extend(come[: 500 - len(self.waiting)])
             self._turn()
 
@@ -107,6 +115,9 @@ class Relay:
                 self.left -= 0.8
                 self.sent[pair] += 1
         self.core.turn(standing=bool(self.waiting), now=Instant(self.now))
+        if self.shedding is not None and self.now >= self.look_at:
+            self.look_at = self.now + LOOK
+            self.shedding.look(self.core.excess, standing=bool(self.waiting))
 
 
 LIGHT, HEAVY, OTHER = (1, 3), (2, 3), (4, 3)
@@ -155,6 +166,44 @@ def test_a_flood_too_large_to_be_dropped_does_not_end_everything() -> None:
     relay.run(4, {HEAVY: 400e6, LIGHT: 3e6}, rng)
     relay.run(1, {HEAVY: 400e6, LIGHT: 3e6}, rng)
     assert 1000 * relay.sent.total() >= 0.2 * 20e6
+
+
+@pytest.mark.parametrize("flood", [100e6, 400e6])
+def test_with_the_kernels_help_a_flood_costs_others_nothing_however_large(flood: float) -> None:
+    """Without it a full queue drops of everybody's alike."""
+    rates = {HEAVY: flood, LIGHT: 3e6}
+    got = []
+    for sheds in (True, False):
+        relay, rng = Relay(20e6, sheds=sheds), Random(8)
+        relay.run(1, rates, rng)
+        relay.run(1, rates, rng)
+        got.append(relay.sent[LIGHT] / relay.came[LIGHT])
+        if sheds:
+            assert 1000 * relay.sent[HEAVY] > 7e6, "nor is it shut out"
+    assert got[0] > 0.95
+    assert flood == 100e6 or got[1] < 0.5
+
+
+def test_when_the_flood_is_over_the_kernel_drops_no_more() -> None:
+    relay, rng = Relay(20e6, sheds=True), Random(9)
+    relay.run(2, {HEAVY: 400e6, LIGHT: 3e6}, rng)
+    assert relay.shedding is not None
+    assert set(relay.shedding.shares) == {HEAVY}
+    relay.run(3, {HEAVY: 5e6, LIGHT: 3e6}, rng)
+    assert relay.shedding.shares == {}
+    relay.run(1, {HEAVY: 5e6, LIGHT: 3e6}, rng)
+    assert relay.sent == relay.came - Counter(relay.waiting)
+
+
+def test_pairs_that_are_shed_are_bounded() -> None:
+    shedding = Shedding()
+    excess = {(n, 1): n / 40 for n in range(40)}
+    assert shedding.look(excess, standing=True)
+    assert set(shedding.shares) == {(n, 1) for n in range(40 - MOST_PAIRS, 40)}
+    for _ in range(100):
+        shedding.look({}, standing=False)
+    assert shedding.shares == {}
+    assert not shedding.look({}, standing=True), "nothing to do, no system call"
 
 
 def test_what_is_remembered_is_bounded() -> None:

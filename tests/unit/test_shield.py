@@ -6,7 +6,9 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from mesh.clock import Instant
+from mesh.link.shedding import MOST_PAIRS
 from mesh.link.shield import (
+    ACCEPT_ALL,
     LOWER_AT,
     MAX_INSTRUCTIONS,
     MAX_TAGS,
@@ -15,6 +17,7 @@ from mesh.link.shield import (
     Instruction,
     Shield,
     program,
+    shedding,
 )
 from mesh.names import ShortID
 from mesh.wire.sleeve import DATA, HEADER
@@ -36,19 +39,25 @@ def passes(steps: list[Instruction], datagram: bytes) -> bool:
                 value = int.from_bytes(packet[operand : operand + size], "big")
             case 0x15:
                 at += true if value == operand else false
+            case 0x35:
+                at += true if value >= operand else false
             case 0x05:
                 at += operand
             case 0x07:
                 aside = value
             case 0xAC:
                 value ^= aside
+            case 0xA4:
+                value ^= operand
+            case 0x24:
+                value = value * operand % 2**32
             case _:
                 assert code == 0x06
                 return operand > 0
 
 
-def datagram(dst: int, tag: int, src: int = 3) -> bytes:
-    return HEADER.pack(DATA, 16, src, dst, 1, tag, 9, 0, 1, 0) + b"payload"
+def datagram(dst: int, tag: int, src: int = 3, seq: int = 9) -> bytes:
+    return HEADER.pack(DATA, 16, src, dst, 1, tag, seq, seq % 7, 7, 0) + b"payload"
 
 
 SHORT_IDS = st.integers(1, 0xFFFF).map(ShortID)
@@ -85,6 +94,40 @@ def test_what_is_for_others_is_from_a_peer_to_where_we_know_a_way(
             assert passes(steps, datagram(other, 0xBAD, one)) is expected
 
 
+@given(
+    st.dictionaries(st.tuples(SHORT_IDS, SHORT_IDS), st.floats(0, 1), max_size=MOST_PAIRS),
+    st.tuples(SHORT_IDS, SHORT_IDS),
+    TAGS,
+    st.integers(0, 1 << 40),
+)
+def test_of_each_pair_that_is_shed_its_share_of_records_is_dropped(
+    shares: dict[tuple[int, int], float], other: tuple[int, int], salt: int, first: int
+) -> None:
+    steps = shedding(shares, salt) + ACCEPT_ALL
+    for pair in {other, *shares}:
+        some = range(first, first + 200)
+        dropped = sum(not passes(steps, datagram(pair[1], 1, pair[0], seq)) for seq in some)
+        assert abs(dropped / 200 - shares.get(pair, 0.0)) < 0.1
+
+
+def test_no_number_passes_always() -> None:
+    seen = {
+        passes(shedding({(3, 8): 0.5}, salt * 0x9E37) + ACCEPT_ALL, datagram(OTHER, 1, 3, 77))
+        for salt in range(50)
+    }
+    assert seen == {True, False}
+
+
+def test_what_is_not_shed_is_judged_by_its_tag() -> None:
+    judged = program(US, [(ShortID(3), 77)], [ShortID(3)], [OTHER])
+    steps = shedding({(3, 8): 0.5}, 1) + judged
+    passed = [passes(steps, datagram(OTHER, 0, 3, seq)) for seq in range(100)]
+    assert 40 <= sum(passed) <= 60
+    assert passes(steps, datagram(US, 77, 3))
+    assert not passes(steps, datagram(US, 78, 3))
+    assert not passes(steps, datagram(9, 77, 3))
+
+
 @given(st.binary(max_size=40))
 def test_any_octets_are_judged(octets: bytes) -> None:
     steps = program(US, [(OTHER, 1)], [OTHER], [OTHER])
@@ -94,8 +137,9 @@ def test_any_octets_are_judged(octets: bytes) -> None:
 def test_the_most_tags_fit_a_filter_and_what_is_for_others_passes_when_their_peers_do_not() -> None:
     badges = [(ShortID(n + 1), n) for n in range(MAX_TAGS)]
     peers = [src for src, _ in badges]
-    for known in (peers[:250], peers):
-        steps = program(US, badges, known, known)
+    shares = {(n, n): 0.5 for n in range(50_000, 50_000 + MOST_PAIRS)}
+    for known in (peers[:220], peers):
+        steps = shedding(shares, 5) + program(US, badges, known, known)
         assert len(steps) <= MAX_INSTRUCTIONS
         assert all(passes(steps, datagram(US, tag, src)) for src, tag in badges)
         assert passes(steps, datagram(40_000, 0, 3)) is (known is peers)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import socket
 import struct
+from collections.abc import Mapping
 
 from mesh.clock import Instant
 from mesh.link.drops import Drop
+from mesh.link.fairness import Pair
 from mesh.link.peers import Peers
-from mesh.link.shield import RAISE_AT, Shield, program
+from mesh.link.shedding import Shedding
+from mesh.link.shield import ACCEPT_ALL, RAISE_AT, Instruction, Shield, program, shedding
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 SO_MEMINFO, MEMINFO, MEMINFO_DROPS = 55, struct.Struct("9I"), 8
@@ -20,13 +24,15 @@ STRANGERS = (
 
 
 class Gate:
-    """While the filter stands, what the kernel drops counts as ``wrong-tag``: it does not tell a
-    full queue from a stranger, and during a flood nearly all are strangers."""
+    """While a filter stands, what the kernel drops counts as ``wrong-tag``, or as ``relay-share``
+    where it is against nobody else: it does not tell a full queue from a stranger, and during a
+    flood nearly all are strangers."""
 
     def __init__(self, sock: socket.socket, peers: Peers) -> None:
         self._socket, self._peers = sock, peers
         self._shield = Shield()
-        self._stands = False
+        self._shedding = Shedding()
+        self._stands_for: Drop | None = None
         self._strangers = self._filtered = self._before = 0
 
     def tick(self, now: Instant) -> None:
@@ -42,26 +48,43 @@ class Gate:
         if not self._shield.is_up and self._counted() - self._strangers >= RAISE_AT:
             self.tick(now)
 
+    def shed(self, excess: Mapping[Pair, float], *, standing: bool) -> None:
+        """Have more or less dropped of those whom we relay too much for, and of theirs others than
+        before."""
+        if self._shedding.look(excess, standing=standing):
+            self.refresh()
+
     def refresh(self) -> None:
         """Make the filter what it should be, with the peers, tags and routes that we know now."""
-        peers, us = self._peers, self._peers.us
-        if not self._shield.is_up or us is None or not (badges := peers.badges()):
-            if self._stands:
-                self._count()
-                self._stands = False
-                self._socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
-            return
         self._count()
-        told = program(us, badges, peers.peers.keys(), peers.routes.keys())
-        steps = b"".join(struct.pack("HBBI", *step) for step in told)
-        code = ctypes.create_string_buffer(steps, len(steps))
-        header = struct.pack("HP", len(steps) // 8, ctypes.addressof(code))
+        steps, reason = self._wanted()
+        if reason is None:
+            self._detach()
+            return
+        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+        header = struct.pack("HP", len(steps), ctypes.addressof(code))
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, header)
         except OSError:
-            self._stands = False  # it stays as slow as it was
+            self._detach()  # as slow as without; the one before does not know new tags
             return
-        self._stands = True
+        self._stands_for = reason
+
+    def _detach(self) -> None:
+        if self._stands_for is not None:
+            self._stands_for = None
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+    def _wanted(self) -> tuple[list[Instruction], Drop | None]:
+        """The filter, and what is dropped by it counts as."""
+        peers, us = self._peers, self._peers.us
+        shares = self._shedding.shares
+        salt = int.from_bytes(os.urandom(4), "big")
+        steps = shedding(shares, salt) if shares else []
+        if self._shield.is_up and us is not None and (badges := peers.badges()):
+            told = program(us, badges, peers.peers.keys(), peers.routes.keys())
+            return steps + told, Drop.WRONG_TAG
+        return steps + ACCEPT_ALL, Drop.RELAY_SHARE if shares else None
 
     def overruns(self) -> int:
         """Datagrams that a full queue cost, since the socket was made."""
@@ -71,9 +94,9 @@ class Gate:
     def _count(self) -> None:
         """Say whose fault it was that the kernel dropped more than when we last asked."""
         total = self._dropped()
-        if self._stands and total > self._before:
+        if self._stands_for is not None and total > self._before:
             self._filtered += total - self._before
-            self._peers.drop(Drop.WRONG_TAG, total - self._before)
+            self._peers.drop(self._stands_for, total - self._before)
         self._before = total
 
     def _counted(self) -> int:

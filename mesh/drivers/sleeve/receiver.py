@@ -7,6 +7,8 @@ picked out together. Everything else goes to ``Inbound`` datagram by datagram.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mesh.clock import Instant
 from mesh.drivers.sleeve.intake import FIRST_PAYLOAD, SIZE_AT, SIZE_STEP, Intake
 from mesh.drivers.sleeve.sender import Sender
@@ -106,6 +108,11 @@ class Receiver:
         if length is not None:
             set_receive_buffer(self._fd, length)
         self._fair.turn(standing=self._queue.standing, now=self._now)
+
+    @property
+    def excess(self) -> tuple[Mapping[tuple[int, int], float], bool]:
+        """Pairs that have more relayed than their share, and whether our queue stands for it."""
+        return self._fair.excess, self._queue.standing
 
     def tick(self, now: Instant) -> None:
         """Once a second: forget what waits in vain."""

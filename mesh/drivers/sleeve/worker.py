@@ -120,6 +120,8 @@ class Worker:
     def _look(self, now: Instant) -> None:
         """What our peers sent us and what of it came, told to them while anything comes."""
         self._gate.glance(now)
+        excess, standing = self._receiver.excess
+        self._gate.shed(excess, standing=standing)
         self._heard.counted(self._overruns(), now)
         for peer, report in self._receiver.inbound.look(self._heard, now):
             self._sender.small(REPORT, peer, report)
