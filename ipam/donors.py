@@ -60,7 +60,8 @@ class Donors:
             return []
         donor = donors.pop()
         self._number = (self._number + 1) & 0xFFFFFFFF
-        self.asking = Asking(donor, self._number, Instant(now + ASK_TIMEOUT), donors)
+        until = Instant(now + ASK_TIMEOUT)
+        self.asking = Asking(donor, self._number, until, self._ours, donors)
         return [SendTo(donor, Message(MessageKind.REQUEST, self._number).encode())]
 
     def go_on(
@@ -73,10 +74,17 @@ class Donors:
         return self._ask([p for p in asking.others if p in reachable], now)
 
     def answered(self, src: PeerName, number: int, now: Instant, *, denied: bool) -> bool:
-        """Whether it was the one we are asking."""
+        """Whether it was the one we are asking. Whoever gave is asked first, should more be
+        needed: what a donor has free may be in many pieces, and it gives one at a time."""
         asking = self.asking
         if asking is None or (asking.donor, asking.number) != (src, number):
             return False
         if denied:
             self._denied[src] = now
+        elif self._ours > asking.had:
+            asking.others.append(src)
         return True
+
+    @property
+    def _ours(self) -> int:
+        return self._ring.shares().get(self._ring.us, 0)

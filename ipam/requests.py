@@ -80,4 +80,6 @@ class Asking:
     donor: PeerName
     number: int
     until: Instant
+    had: int
+    """Addresses that were ours when it was asked."""
     others: list[PeerName] = field(default_factory=list)

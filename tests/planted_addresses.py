@@ -338,4 +338,32 @@ ADDRESSES = (
         "if not reachable and not self.is_waiting:  # there",
         "tests/unit/test_allocator.py",
     ),
+    Bug(
+        "who answered is not asked about what another says is ours since",
+        "ipam/returning.py",
+        "if not _within(ranges, self._answered.get(p))]",
+        "if p not in self._answered]",
+        "tests/unit/test_allocator.py",
+    ),
+    Bug(
+        "every answer has all those asked again that have not answered yet",
+        "ipam/returning.py",
+        "return now >= since + ASK_AGAIN or not _within(ranges, asked)",
+        "return now >= since",
+        "tests/unit/test_allocator.py",
+    ),
+    Bug(
+        "a donor whose space is in pieces gives one of them a second",
+        "ipam/donors.py",
+        "elif self._ours > asking.had:",
+        "elif self._ours < asking.had:",
+        "tests/unit/test_allocator.py",
+    ),
+    Bug(
+        "a donor that gives nothing is asked again and again",
+        "ipam/donors.py",
+        "elif self._ours > asking.had:",
+        "elif self._ours >= asking.had:",
+        "tests/unit/test_allocator.py",
+    ),
 )

@@ -19,7 +19,7 @@ from ipam.effects import (
     Surveyed,
 )
 from ipam.exclusions import Excluded, Exclusion, parse_exclusions
-from ipam.messages import MessageKind, decode
+from ipam.messages import Message, MessageKind, decode
 from ipam.requests import GATHER, PATIENCE
 from ipam.returning import ALONE
 from ipam.slices import Slice, encode_slice, sign_slice
@@ -360,9 +360,9 @@ def restored(old: Stored, *reachable: Allocator) -> Allocator:
     return again
 
 
-def is_told(again: Allocator, witness: Allocator) -> list[AllocatorEffect]:
+def is_told(again: Allocator, witness: Allocator, after: float = 2.0) -> list[AllocatorEffect]:
     """It asks a witness what is newer than its memory, and hears it."""
-    (asked, *_) = messages(again.handle_timer(Instant(NOW + 2)), witness)
+    (asked,) = messages(again.handle_timer(Instant(NOW + after)), witness)
     (newer,) = messages(witness.receive(again.us, asked, NOW), again)
     return again.receive(witness.us, newer, NOW)
 
@@ -399,7 +399,7 @@ def test_neighbours_stay_apart_while_the_memory_of_them_is_in_question() -> None
     again = restored(old, two, third)
     is_told(again, third)
     assert again.withheld == "verifying", "the other witness has not answered"
-    is_told(again, two)
+    is_told(again, two, after=4.0)
     assert again.withheld is None
     for address in range(RANGE.start, RANGE.end):
         assert again.ring.owner_of(address) == two.ring.owner_of(address)
@@ -426,6 +426,47 @@ def test_who_starts_is_told_what_it_owns_and_never_heard_of() -> None:
     octets = encode_slice(again.ring.id, lie)
     merged = again.ring.merge([Item(lie.key, lie.stamp, octets)], THREE.name, NOW)
     assert [r.reason for r in merged.rejected] == ["slice-forged"]
+
+
+def test_what_one_says_is_ours_is_asked_of_those_who_answered_before() -> None:
+    """R17: a witness with an old memory of its own tells of space that we had once; the one that
+    knows where it went since had answered, before there was anything to ask."""
+    one, two = pair()
+    third = allocator(THREE)
+    told(one, third)
+    old = memory(two)
+    gift = (Address(RANGE.start + 64), Address(RANGE.start + 128))
+    one.ring.give(*gift, TWO.name)
+    told(one, two, third)
+    two.ring.give(*gift, ONE.name)
+    told(two, one)
+    again = Allocator(TWO, RANGE, Random(2), entropy_id=b"c" * 16, stored=old)
+    again.start(NOW)
+    again.peers({ONE.name: "", THREE.name: ""}, NOW)
+    is_told(again, one)
+    effects = is_told(again, third, after=4.0)
+    assert again.ring.owner_of(gift[0]) == TWO.name, "so it was, in the memory of the third"
+    assert again.withheld == "verifying"
+    (asked,) = messages(effects, one)
+    (newer,) = messages(one.receive(again.us, asked, NOW), again)
+    effects = again.receive(one.us, newer, NOW)
+    assert again.ring.owner_of(gift[0]) == ONE.name
+    assert again.withheld is None
+
+
+def test_a_question_under_way_is_not_asked_again_with_every_answer() -> None:
+    """R17: of a hundred in reach each is asked once a second, not once for each of the others."""
+    one, _ = pair()
+    witnesses = [allocator(Identity.from_seed(bytes([n]) * 32)) for n in range(10, 40)]
+    told(one, *witnesses)
+    again = Allocator(ONE, RANGE, Random(2), entropy_id=b"c" * 16, stored=memory(one))
+    asked = again.start(NOW) + again.peers({w.us: "" for w in witnesses}, NOW)
+    for witness in witnesses:
+        (question,) = messages(asked, witness)
+        (newer,) = messages(witness.receive(ONE.name, question, NOW), again)
+        assert again.withheld == "verifying"
+        assert not [e for e in again.receive(witness.us, newer, NOW) if isinstance(e, SendTo)]
+    assert again.withheld is None
 
 
 # ---- nobody is woken for what nothing can be done about
@@ -471,3 +512,32 @@ def test_a_memory_in_question_alone_is_looked_at_when_its_time_is_over() -> None
     again.doubted(NOW)
     assert wakes(again, NOW + ALONE, NOW + PATIENCE - 1) <= 2
     assert again.withheld == "verifying"
+
+
+def test_a_donor_whose_space_is_in_pieces_is_asked_until_nobody_waits() -> None:
+    """R12: it gives one piece at a time; whoever waits for ten addresses does not wait ten rounds
+    of a second each."""
+    one, two = pair()
+    for n in range(1, RANGE.size - 1):
+        one.allocate(n, key(n), NOW)
+    for n in range(2, RANGE.size - 1, 2):
+        one.free(n, key(n), NOW)
+    rested = Instant(NOW + PATIENCE)
+    served: dict[int, Allocated | Refused] = {}
+    effects: list[AllocatorEffect] = []
+    for n in range(10):
+        effects += two.allocate(n, key(n), rested)
+    while asked := messages(effects, one):
+        (given,) = messages(saved(one, one.receive(two.us, asked[-1], rested)), two)
+        effects = two.receive(one.us, given, rested)
+        served |= answers(effects)
+    assert sum(isinstance(result, Allocated) for result in served.values()) == 10
+
+
+def test_a_donor_that_gives_nothing_is_not_asked_again_at_once() -> None:
+    """R12: a DONATE without a gift, or with an old one, is answered with patience."""
+    one, two = pair()
+    asked = messages(two.allocate(1, key(1), NOW) + two.allocate(2, key(2), NOW), one)
+    number = decode(asked[-1]).number
+    nothing = Message(MessageKind.DONATE, number).encode()
+    assert messages(two.receive(one.us, nothing, NOW), one) == []
