@@ -127,10 +127,15 @@ class Election:
                     return vote.accepted, vote.value
         return None
 
+    @property
+    def top(self) -> Ballot | None:
+        """The highest ballot that anybody has promised."""
+        return max((vote.promised for vote in self.votes.values()), default=None)
+
     def propose(self) -> Vote:
         """Start a ballot above every one that was seen."""
-        top = max((vote.promised.round for vote in self.votes.values()), default=0)
-        return self._vote(promised=Ballot(top + 1, self.us))
+        top = self.top
+        return self._vote(promised=Ballot(1 if top is None else top.round + 1, self.us))
 
     def abstain(self) -> Vote | None:
         """A vote that promises nothing: it tells those who cannot know it which range is ours."""
@@ -144,9 +149,9 @@ class Election:
         Were it ours to choose, we elect whoever promised, once all the ``awaited`` did or there is
         ``hurry``: who promised has our range and can use what it is given.
         """
-        if not self.votes:
+        top = self.top
+        if top is None:
             return None
-        top = max(vote.promised for vote in self.votes.values())
         own = self.own
         if own is None or own.promised < top:
             return self._vote(promised=top)

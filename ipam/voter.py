@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ipam.effects import AllocatorEffect, Persist, Publish, SetVote
-from ipam.election import CHANNEL, Election, Value
+from ipam.election import CHANNEL, Ballot, Election, Value
 from ipam.requests import GATHER, PROPOSE_INTERVAL
 from mesh.clock import Instant
 from mesh.names import PeerName
@@ -28,6 +28,8 @@ class Voter:
         """When to propose again."""
         self.hurry_at: Instant | None = None
         """When to go on without those who have not promised."""
+        self._top: Ballot | None = None
+        """Of the ballots of others the highest that we have given time to."""
 
     def propose(self, awaited: Iterable[PeerName], now: Instant) -> list[AllocatorEffect]:
         """Start a ballot of our own; ``won`` says whether that decided anything."""
@@ -44,6 +46,7 @@ class Voter:
         if self._observer:
             return effects
         election = self._election
+        self._give_way(now)
         if election.meets_another_range and election.abstain() is not None:
             effects += self._speak()
         hurry = self.hurry_at is not None and now >= self.hurry_at
@@ -53,6 +56,14 @@ class Voter:
         if hurry:
             self.hurry_at = None
         return effects
+
+    def _give_way(self, now: Instant) -> None:
+        """Another's ballot is under way: ours would only put an end to it, and be ended by the
+        next one's in turn. Whose it is may be gone: after a while we propose all the same."""
+        top = self._election.top
+        if top is not None and top.proposer != self._election.us and top != self._top:
+            self._top = top
+            self.propose_at = Instant(now + PROPOSE_INTERVAL * (0.5 + self._rng.random()))
 
     @property
     def won(self) -> Value | None:

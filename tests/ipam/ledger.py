@@ -76,11 +76,6 @@ class Ledger:
         if held != (node, key) or self._owner.get(address) is not None:
             node.astray.add(address)
 
-    def has_parted_with(self, node: Node, address: Address) -> bool:
-        """Whether an address is another's by what a peer itself has said, durably."""
-        piece = self._durable(node, address)
-        return piece is not None and piece.owner != node.name
-
     def died(self, node: Node) -> None:
         """The host is gone, and its containers with it."""
         for key, address in node.granted.items():
@@ -245,6 +240,21 @@ class Ledger:
                 assert held is not None
                 assert held.version >= seen.get(piece.start, 0), f"I4: {node} forgot {piece}"
                 seen[piece.start] = held.version
+
+    def by_its_own_word(self, node: Node) -> set[Address]:
+        """What a peer owns as far as it knows, durably."""
+        mine = set()
+        for octets in node.disk.slices.values():
+            piece = decode_slice(octets)[1]
+            if piece.owner == node.name:
+                mine |= {Address(at) for at in range(piece.start, piece.end)}
+        return {a for a in mine if (p := self._durable(node, a)) and p.owner == node.name}
+
+    def keeps(self, node: Node, mine: set[Address]) -> None:
+        """It has an older memory now, in which this is its own, as it was a moment ago."""
+        mine = {at for at in mine if at not in self._owner}
+        self.owned[node] = [(at, Address(at + 1)) for at in sorted(mine)]
+        self._owner |= dict.fromkeys(mine, node)
 
     def forget(self, node: Node) -> None:
         """The peer begins with an older memory, or none."""

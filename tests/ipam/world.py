@@ -123,13 +123,14 @@ class World:
         self.end_turn()
         for key, address in list(node.granted.items()):
             self.ledger.freed(node, key, address)
-        parted = {a for a in granted.values() if self.ledger.has_parted_with(node, a)}
+        mine = self.ledger.by_its_own_word(node)
         self.ledger.forget(node)
         node.disk, node.granted, node.is_restored = disk, dict(granted), True
         node.unsure = set(disk.allocations) - set(granted)
         for key, address in granted.items():
             self.ledger.revived(node, key, address)
-        node.astray |= parted
+        node.astray |= set(granted.values()) - mine  # it had parted with them
+        self.ledger.keeps(node, mine & self.ledger.by_its_own_word(node))
         self.start(node)
 
     def clone(self, node: Node, key: AllocationKey) -> None:

@@ -8,7 +8,7 @@ from ipam.address import AddressRange
 from ipam.allocator import Allocator
 from ipam.effects import Allocated, AllocationKey, AllocatorEffect, Answer, Publish
 from ipam.election import CHANNEL as ELECTION
-from ipam.requests import GATHER
+from ipam.requests import GATHER, PROPOSE_INTERVAL
 from mesh.clock import Instant
 from mesh.crypto.identity import Identity
 
@@ -109,3 +109,22 @@ def test_who_has_another_range_neither_votes_nor_gets_a_slice_and_both_know_why(
     assert len(given(tell(two, one, now=LATER))) == 1
     assert set(one.ring.shares()) == {one.us, two.us}
     assert one.ring.gaps() == []
+
+
+def test_a_ballot_under_way_is_given_time_by_those_who_need_space_too() -> None:
+    """R10: sixty-four that need an address at once would put an end to each other's ballots for
+    ever. Whose ballot it is may be gone: after a while somebody proposes all the same."""
+    one, two = met(peer(1), peer(2))
+    one.allocate(1, KEY, NOW)
+    speak(one)
+    two.election.merge(one.election.items(one.election.digest()), one.us, NOW)
+    two.channel_changed(ELECTION, NOW)
+    two.allocate(1, KEY, NOW)
+    top = two.election.top
+    assert top is not None
+    assert top.proposer == one.us
+    two.handle_timer(Instant(NOW + 0.4 * PROPOSE_INTERVAL))
+    assert two.election.top == top
+    two.handle_timer(Instant(NOW + 1.5 * PROPOSE_INTERVAL))
+    assert two.election.top is not None
+    assert two.election.top.proposer == two.us
