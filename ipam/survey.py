@@ -47,7 +47,8 @@ class _Round:
 
 class Survey:
     def __init__(self, rng: Random) -> None:
-        self._number = rng.getrandbits(31)
+        self._rng = rng
+        self._number = 0
         self._rounds: dict[int, _Round] = {}
 
     @property
@@ -60,6 +61,8 @@ class Survey:
     ) -> list[AllocatorEffect]:
         if len(self._rounds) >= MAX_ROUNDS:
             return [Answer(request, Refused("too-many-requests"))]
+        if not self._rounds:
+            self._number = self._rng.getrandbits(31)  # an answer to a former life is none
         self._number = (self._number + 1) & 0xFFFFFFFF
         until, again = Instant(now + SILENCE), Instant(now + SILENCE / 2)
         asked = _Round(request, set(peers), until, again, dict(own))

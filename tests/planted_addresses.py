@@ -373,4 +373,33 @@ ADDRESSES = (
         "pass",
         "tests/unit/test_election.py",
     ),
+    Bug(
+        "what is said of one range is heard by another",
+        "weaver/daemon/ranges.py",
+        "if kept.range.head() == head:",
+        "if kept.range.head() == head or kept is self.first:",
+        "tests/drivers/test_ranges.py",
+    ),
+    Bug(
+        "a slice is taken under whatever range's head it comes",
+        "ipam/by_range.py",
+        "part = self._parts.get(head)\n            if part is None:\n                rejected +=",
+        "part = self._parts.get(head, next(iter(self._parts.values())))\n"
+        "            if part is None:\n                rejected +=",
+        "tests/unit/test_by_range.py",
+    ),
+    Bug(
+        "where one range has nothing left, what the others gave is kept",
+        "weaver/daemon/attach.py",
+        "if not had:",
+        "if False:",
+        "tests/unit/test_dual_stack.py",
+    ),
+    Bug(
+        "a range that was added is forgotten by a restart",
+        "weaver/daemon/ranges.py",
+        "for path in sorted(directory.glob(OTHERS)):",
+        "for path in ():",
+        "tests/drivers/test_ranges.py",
+    ),
 )

@@ -117,6 +117,17 @@ async def test_a_range_that_was_added_is_there_after_a_restart(mesh: Mesh, tmp_p
     again.close()
 
 
+async def test_only_ranges_that_were_named_are_seeded(mesh: Mesh, tmp_path: Path) -> None:
+    """--seed: an added range may have been divided elsewhere while we were away."""
+    first = mesh.start(tmp_path, FOUR)
+    first.add(SIX)
+    first.close()
+    again = mesh.start(tmp_path, FOUR)
+    await again.seed()
+    assert [kept.allocator.ring.is_seeded for kept in again] == [True, False]
+    again.close()
+
+
 async def test_the_first_range_is_not_exchanged_for_another(mesh: Mesh, tmp_path: Path) -> None:
     mesh.start(tmp_path, FOUR).close()
     for ranges in ((SIX,), (SIX, THIRD)):

@@ -80,6 +80,7 @@ class Ranges:
         self._clock, self._terms = clock, terms
         self._send, self._publish = send, publish
         self.rings, self.elections = ByRange(RING), ByRange(ELECTION)
+        self._named = frozenset(ranges)
         self._kept: list[Kept] = []
         self._reachable: dict[PeerName, str] = {}
         try:
@@ -152,9 +153,10 @@ class Ranges:
             kept.ipam.start(company=company)
 
     async def seed(self) -> None:
-        """Own what nobody has divided yet."""
+        """Own what nobody has divided yet, of the ranges that we were launched with: one that was
+        added may have been divided among others since, who are not heard yet."""
         for kept in self._kept:
-            if not kept.allocator.ring.is_seeded:
+            if kept.range in self._named and not kept.allocator.ring.is_seeded:
                 await kept.ipam.seed(())
 
     def close(self) -> None:
