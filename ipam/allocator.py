@@ -100,7 +100,7 @@ class Allocator(Core):
             return [Answer(request, Refused(reason))]
         changed = self.ring.take_over(peer, gaps=gaps)
         for piece in changed:
-            self.space.rest_whole(piece.start, piece.end, now, rest)
+            self.space.rest_whole(piece.start, piece.end, now, rest, peer)
         effects = [*self._gained(changed, now), Answer(request, Allocated(None))]
         return self._armed(effects, now)
 

@@ -27,7 +27,7 @@ class Donor:
 
     def part_with(self, src: PeerName, message: Message, now: Instant) -> list[AllocatorEffect]:
         """This very address, if nobody has it here and it does not rest with the space it was taken
-        over with; who owns it, if we do not."""
+        over with, but for whoever lost that; who owns it, if we do not."""
         address = message.address
         held = None if address is None else self._ring.at(address)
         if address is None or held is None:
@@ -38,10 +38,17 @@ class Donor:
         if (
             address in self._space.used
             or self._space.is_disputed(address)
-            or self._space.is_resting(address, now)
             or not self._range.is_usable(address)
         ):
             return self.deny(src, message.number)
+        if self._space.is_resting(address, now):
+            # Whose it was has containers there, maybe (R18); when nobody remembers who that is, to
+            # deny it would call their addresses lost: whoever waits asks again.
+            former = self._space.former_owner(address)
+            if former is None:
+                return []
+            if former != src:
+                return self.deny(src, message.number)
         return self._give(address, Address(address + 1), src, message.number)
 
     @staticmethod

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from ipam.address import Address, AddressRange
 from ipam.exclusions import Excluded
 from mesh.clock import Instant
+from mesh.names import PeerName
 
 REST = 60.0
 """Seconds a freed address is nobody's: what still talks to its former holder gives up by then."""
@@ -44,7 +45,7 @@ class Space:
         self._resting: OrderedDict[Address, Instant] = OrderedDict()
         self.barred: list[tuple[Address, Address]] = []
         """Under dispute: nothing new is given from there."""
-        self._recent: list[tuple[Address, Address, Instant]] = []
+        self._recent: list[tuple[Address, Address, Instant, PeerName | None]] = []
         """Taken over, and resting as what is freed does: its former owner may live."""
 
     def own(self, slices: Iterable[tuple[Address, Address]]) -> None:
@@ -71,11 +72,17 @@ class Space:
         return place >= 0 and address < self._slices[place][1]
 
     def rest_whole(
-        self, start: Address, end: Address, now: Instant, rest: float | None = None
+        self,
+        start: Address,
+        end: Address,
+        now: Instant,
+        rest: float | None = None,
+        former: PeerName | None = None,
     ) -> None:
-        """Nothing of this is given out before its rest is over; ``rest``: when that is less."""
+        """Nothing of this is given out before its rest is over; ``rest``: when that is less.
+        ``former``: whose it was, who may have back what its containers have."""
         wanted = self._takeover_rest if rest is None else min(self._takeover_rest, max(0.0, rest))
-        self._recent.append((start, end, Instant(now + wanted)))
+        self._recent.append((start, end, Instant(now + wanted), former))
 
     def rest_freed(self, freed: Iterable[Address], now: Instant) -> None:
         """What was freed in a former life, oldest first, rests anew: nobody knows for how long."""
@@ -85,12 +92,12 @@ class Space:
 
     def rests_whole(self, now: Instant) -> bool:
         """Whether space is there that nothing is given from yet, since it was taken over."""
-        return any(now < until for _, _, until in self._recent)
+        return any(now < until for _, _, until, _ in self._recent)
 
     @property
     def resting_starts(self) -> list[Address]:
         """Where space begins that rests as a whole: it is not to be joined with other."""
-        return [start for start, _, _ in self._recent]
+        return [start for start, _, _, _ in self._recent]
 
     @property
     def slices(self) -> list[tuple[Address, Address]]:
@@ -171,8 +178,12 @@ class Space:
         """Whether its space was taken over a moment ago, and its rest is not over ``now``."""
         return any(
             start <= address < end and (now is None or now < until)
-            for start, end, until in self._recent
+            for start, end, until, _ in self._recent
         )
+
+    def former_owner(self, address: Address) -> PeerName | None:
+        """Of space that rests since it was taken over; None where nobody remembers."""
+        return next((who for a, b, _, who in self._recent if a <= address < b), None)
 
     def is_disputed(self, address: Address) -> bool:
         return _inside(address, self.barred) is not None
@@ -180,7 +191,7 @@ class Space:
     def _shut(self, now: Instant) -> list[tuple[Address, Address]]:
         if self._recent:
             self._recent = [rest for rest in self._recent if now < rest[2]]
-        return [*self.barred, *((start, end) for start, end, _ in self._recent)]
+        return [*self.barred, *((start, end) for start, end, _, _ in self._recent)]
 
     def take_this(self, address: Address, now: Instant, *, force: bool = False) -> str | None:
         """Use a certain address; why not, when it cannot be. ``force``: also an excluded one."""
@@ -219,7 +230,7 @@ class Space:
 
     def next_rested(self, now: Instant) -> Instant | None:
         """When the next resting address may be given again; what has rested waits for nothing."""
-        rests = [until for _, _, until in self._recent if until > now]
+        rests = [until for _, _, until, _ in self._recent if until > now]
         for since in self._resting.values():
             until = Instant(since + self._rest)
             if until > now:

@@ -331,6 +331,25 @@ def test_a_certain_address_that_was_taken_over_rests_whoever_asks() -> None:
         two.receive(ONE.name, said, when)
 
 
+def test_who_was_taken_over_by_mistake_has_its_containers_addresses_back_at_once() -> None:
+    """R18: they rest for everybody else; a taker that has forgotten whose they were says nothing,
+    for what is denied is lost."""
+    one, two = pair()
+    address = Address(RANGE.start + 77)
+    one.ring.give(address, Address(address + 8), TWO.name)
+    told(one, two)
+    one.peers({}, NOW)
+    saved(one, one.reclaim(2, TWO.name, NOW, force=True))
+    number = (7).to_bytes(4, "big")
+    want = b"\x08" + number + address.to_bytes(16, "big")
+    forgetful = one.space._recent
+    one.space._recent = [(*rest[:3], None) for rest in forgetful]
+    assert messages(one.receive(TWO.name, want, NOW), two) == []
+    one.space._recent = forgetful
+    (said,) = messages(saved(one, one.receive(TWO.name, want, NOW)), two)
+    assert decode(said).kind is MessageKind.DONATE
+
+
 # ---- a memory that is old, and those who could say so
 
 THREE = Identity.from_seed(b"\x03" * 32)
