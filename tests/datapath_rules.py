@@ -712,6 +712,16 @@ def test_a_group_goes_where_it_is_listened_to(chain: Chain) -> None:
     one.send(after)
     for host in (two, three, four):
         assert host.heard(1) == [after], "and nothing before it"
+    two.datapath.set_group_tree(ShortID(2), LISTENED, Tree(None, (ShortID(3),)))
+    own = frame(2, LISTENED, "to one side only")
+    two.send(own)
+    assert three.heard(1) == [own]
+    to_all = frame(2, LISTENED[:5] + b"\4", "to both sides")
+    two.send(to_all)
+    assert one.heard(1) == [to_all], "and nothing before it"
+    for host in (three, four):
+        host.heard(1)
+    two.datapath.drop_group_tree(ShortID(2), LISTENED)
     two.datapath.drop_group_tree(ShortID(1), LISTENED)
     assert two.datapath.tables().groups == {}
     one.send(sent)

@@ -57,17 +57,13 @@ SEC("tc") int to_mesh(struct __sk_buff *skb)
 	__u64 df = may_not_be_cut(&h);
 	__u32 mtu = r->mtu;
 	int too_big = exceeds(skb, &h, mtu);
-	if (too_big && df)
+	if (too_big && (df || !is_ipv4(&h)))
 		return refuse(skb, c, &h, mtu, 0);
 	if (address_to(skb, n, us, target, HOPS, df))
 		return drop(DROP_NO_ROUTE);
-	if (too_big) {
-		if (!is_ipv4(&h) || bpf_clone_redirect(skb, c->vxlan, 0))
-			return refuse(skb, c, &h, mtu, 0);
-		count_tx(skb, target, 1);
-		return refuse(skb, c, &h, mtu, 1);
-	}
 	count_tx(skb, target, 1);
+	if (too_big)
+		return refuse(skb, c, &h, mtu, !bpf_clone_redirect(skb, c->vxlan, 0));
 	return TC_ACT_OK;
 }
 
