@@ -53,7 +53,12 @@ INLINE int is_too_big(struct __sk_buff *skb)
 /* Of a frame that is not ours; NULL: it does not go by the kernel from here. */
 INLINE struct neighbour *next_hop(struct route *r)
 {
-	__u32 via = r->by == BY_KERNEL ? r->via : r->onward;
+	__u32 via = r->via, onward = r->onward;
+	/* Or the compiler joins both by an offset that the verifier forbids who may not leak pointers
+	 * (no CAP_PERFMON). */
+	asm volatile("" : "+r"(via), "+r"(onward));
+	if (r->by != BY_KERNEL)
+		via = onward;
 	return via ? bpf_map_lookup_elem(&neighbours, &via) : NULL;
 }
 
