@@ -126,9 +126,7 @@ class Inbound:
             return
         number = data[SEQ_AT:INDEX_AT]
         seq = int.from_bytes(number, "big")
-        if way.window is not None and way.window.saw(seq):
-            # Nothing of it is kept or opened; only what is authentic moves the window.
-            peers.drop(Drop.REPLAYED, of=way.peer.short_id)
+        if self._repeats(way, seq):
             return
         piece = data[HEADER_SIZE:]
         if total > 1:
@@ -154,8 +152,7 @@ class Inbound:
         with each, for less."""
         seq = int.from_bytes(number, "big")
         short_id = way.peer.short_id
-        if way.window is not None and way.window.saw(seq):
-            self._peers.drop(Drop.REPLAYED, len(pieces), of=short_id)
+        if self._repeats(way, seq, len(pieces)):
             return
         size = next((len(piece) for n, piece in pieces.items() if n + 1 < total), 0)
         self.wanted = self._sizes.saw(size, len(pieces)) or self.wanted
@@ -170,8 +167,8 @@ class Inbound:
 
     def refused(self, way: Way, number: bytes) -> None:
         """Count a datagram that is a record, and that does not open."""
-        saw = way.window is not None and way.window.saw(int.from_bytes(number, "big"))
-        self._peers.drop(Drop.REPLAYED if saw else Drop.UNAUTHENTIC, of=way.peer.short_id)
+        if not self._repeats(way, int.from_bytes(number, "big")):
+            self._peers.drop(Drop.UNAUTHENTIC, of=way.peer.short_id)
 
     def record(
         self, way: Way, number: bytes, data: memoryview, now: Instant, datagrams: int
@@ -244,6 +241,14 @@ class Inbound:
             return None
         assert peer is not None
         return Way(peer, rx, head)
+
+    def _repeats(self, way: Way, seq: int, datagrams: int = 1) -> bool:
+        """Whether this number was accepted before; then what has it is counted, and nothing of it
+        kept or opened. Only what is authentic moves the window."""
+        if way.window is not None and way.window.saw(seq):
+            self._peers.drop(Drop.REPLAYED, datagrams, of=way.peer.short_id)
+            return True
+        return False
 
     def _is_missed(self, key: Key) -> bool:
         """Whether a record was overtaken by one that is authentic, and did not come: nobody vouches
