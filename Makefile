@@ -41,13 +41,14 @@ packages:
 test-packages:
 	@$(MAKE) --no-print-directory packages PACKAGES="$(TEST_PACKAGES)"
 
+SHIM := cni/shim-$(shell uname -m)
 PROGRAMS := $(patsubst mesh/link/bpf/%.c,mesh/link/bpf/objects/%.o,$(wildcard mesh/link/bpf/*.c))
 
 # Built with the wheel, and again whenever a source changes.
-$(PROGRAMS) &: $(wildcard mesh/link/bpf/*.[ch]) hatch_build.py | packages
+$(PROGRAMS) $(SHIM) &: $(wildcard mesh/link/bpf/*.[ch]) cni/shim.c hatch_build.py | packages
 	$(PYTHON) hatch_build.py
 
-$(VENV)/.stamp: pyproject.toml $(PROGRAMS) | packages
+$(VENV)/.stamp: pyproject.toml $(PROGRAMS) $(SHIM) | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -e . \
 	  $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml","rb"))["dependency-groups"]["dev"])')
@@ -142,4 +143,4 @@ lab-clean: $(VENV)/.stamp
 	$(BIN)/weaver lab down
 
 clean:
-	rm -rf $(VENV) mesh/link/bpf/objects .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) mesh/link/bpf/objects cni/shim-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

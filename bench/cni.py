@@ -1,7 +1,8 @@
 """``make bench-cni``: attaching a pod, beside Debian's Go ``bridge`` with ``host-local``.
 
-Both plugins are executed as a runtime does, taking turns, against namespaces of the same kind on
-one host of a lab with a real daemon. Prints Markdown tables and what of the reach was reached.
+All are executed as a runtime does, taking turns, against namespaces of the same kind on one host of
+a lab with a real daemon: ours of Python, ours of C (``setup-cni --native``), Debian's. Prints
+Markdown tables and what of the reach was reached, by each of ours.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pathlib import Path
 from statistics import median
 
 from mesh.drivers.netlink import enter_namespace
+from weaver.cni.install import install
 from weaver.lab import kernel
 from weaver.lab.lab import Lab
 from weaver.lab.plan import Order
@@ -180,13 +182,12 @@ def quantile(values: list[float], q: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * q))]
 
 
-def one_by_one(ours: Plugin, theirs: Plugin, samples: int) -> None:
-    with pods(2) as (mine, other):
+def one_by_one(plugins: Sequence[Plugin], samples: int) -> None:
+    with pods(len(plugins)) as names:
         for turn in range(samples + WARM_UP):
-            if turn == WARM_UP:
-                ours.took.clear()
-                theirs.took.clear()
-            for plugin, netns in ((ours, mine), (theirs, other)):
+            for plugin, netns in zip(plugins, names, strict=True):
+                if turn == WARM_UP:
+                    plugin.took.clear()
                 plugin.sample(netns)
 
 
@@ -231,59 +232,80 @@ def measure(lab: Lab, samples: int, count: int) -> int:
     """Print everything; 1 if something that was to be reached was not."""
     (host,) = lab.plan().hosts
     site = lab.site(host)
-    own = str(site.directory / "cni-bin")
+    own, native = str(site.directory / "cni-bin"), str(site.directory / "cni-native")
+    install(Path(native), None, site.directory / "run" / "cni.sock", native=True)
     base = {"cniVersion": "1.0.0", "name": NAME}
     local = {"type": "host-local", "subnet": "10.99.0.0/16"}
     ours = Plugin(f"{own}/{OURS}", {**base, "type": OURS}, own)
+    of_c = Plugin(f"{native}/{OURS}", {**base, "type": OURS}, native)
     theirs = Plugin(
         f"{DEBIAN}/{THEIRS}",
         {**base, "type": THEIRS, "bridge": "bench0", "isGateway": True, "ipam": local},
         DEBIAN,
     )
+    plugins = (ours, of_c, theirs)
     family = with_children(lab.book().daemons[host.name])
     with inside(host.namespace):
-        one_by_one(ours, theirs, samples)
-        together = [[all_at_once(p, PARALLEL) for _ in range(3)] for p in (ours, theirs)]
+        one_by_one(plugins, samples)
+        rounds = [[all_at_once(plugin, PARALLEL) for plugin in plugins] for _ in range(3)]
+        together = [median(took) for took in zip(*rounds, strict=True)]
         profile = steps(ours, samples)
         first, last, each = many(ours, count, lambda: sum(map(resident, family)))
-    print(f"| {samples} pods one after the other, ms | weaver-net | bridge + host-local | |")
-    print("|---|---|---|---|")
+        before, after, _ = many(theirs, count, lambda: 0)
+    print(
+        f"| {samples} pods one after the other, ms | of Python | of C | bridge + host-local | | |"
+    )
+    print("|---|---|---|---|---|---|")
     for command in ("ADD", "CHECK", "DEL", "VERSION"):
         for q in (0.5, 0.99):
-            mine, other = (1000 * quantile(p.took[command], q) for p in (ours, theirs))
-            name = f"{command} p{q * 100:.0f}"
-            print(f"| {name} | {mine:.1f} | {other:.1f} | {mine / other:.2f}× |")
-    mine, other = map(median, together)
-    line = f"{1000 * mine:.0f} | {1000 * other:.0f} | {mine / other:.2f}×"
-    print(f"| {PARALLEL} ADDs at once, until all are answered | {line} |")
+            row(f"{command} p{q * 100:.0f}", [quantile(p.took[command], q) for p in plugins])
+    row(f"{PARALLEL} ADDs at once, until all are answered", together)
+    alone = ("the executable of C, nothing asked", of_c.took["VERSION"])
     print("\n| where an ADD's time goes, ms | least | p50 |\n|---|---|---|")
-    for what, took in profile:
+    for what, took in (profile[0], alone, *profile[1:]):
         print(f"| {what} | {1000 * min(took):.1f} | {1000 * median(took):.1f} |")
-    print(
-        f"\n{count} pods on one host: ADD p50 {1000 * first:.1f} ms of the first {EDGE}, ", end=""
-    )
-    print(f"{1000 * last:.1f} ms of the last; {each / 1000:.1f} kB of memory a pod.\n")
-    return judged(ours, theirs, mine / other, last / first, each)
+    print(f"\n{count} pods on one host, ADD p50 in ms of the first {EDGE} and the last:", end=" ")
+    print(f"weaver-net {1000 * first:.1f} and {1000 * last:.1f}", end=", ")
+    print(f"bridge {1000 * before:.1f} and {1000 * after:.1f};", end=" ")
+    print(f"{each / 1000:.1f} kB of memory a pod.\n")
+    shared = (("ADD p50, last of first, ×", last / first, 1.2), ("kB a pod", each / 1000, 20.0))
+    missed = [
+        judged(f"of {name}", plugin, theirs, took / together[2])
+        for name, plugin, took in (("Python", ours, together[0]), ("C", of_c, together[1]))
+    ]
+    return int(any([*missed, told("either", shared)]))
 
 
-def judged(ours: Plugin, theirs: Plugin, together: float, growth: float, each: float) -> int:
+def row(what: str, values: Sequence[float]) -> None:
+    """One of each of ours, of theirs, and what ours are of theirs."""
+    shown = [f"{1000 * value:.1f}" for value in values]
+    shown += [f"{value / values[-1]:.2f}×" for value in values[:-1]]
+    print(f"| {what} | {' | '.join(shown)} |")
+
+
+def judged(name: str, ours: Plugin, theirs: Plugin, together: float) -> bool:
     def ratio(command: str, q: float) -> float:
         return quantile(ours.took[command], q) / quantile(theirs.took[command], q)
 
-    reach = (
-        ("ADD p50, ×", ratio("ADD", 0.5), 1.0),
-        ("ADD p99, ×", ratio("ADD", 0.99), 1.2),
-        ("DEL p50, ×", ratio("DEL", 0.5), 0.5),
-        ("CHECK p50, ×", ratio("CHECK", 0.5), 1.0),
-        ("parallel ADDs, ×", together, 1.0),
-        ("ADD p50, last of first, ×", growth, 1.2),
-        ("memory a pod, kB", each / 1000, 20.0),
-        ("the executable alone (VERSION), ms", 1000 * quantile(ours.took["VERSION"], 0.5), 12.0),
+    return told(
+        name,
+        (
+            ("ADD p50, ×", ratio("ADD", 0.5), 1.0),
+            ("ADD p99, ×", ratio("ADD", 0.99), 1.2),
+            ("DEL p50, ×", ratio("DEL", 0.5), 0.5),
+            ("CHECK p50, ×", ratio("CHECK", 0.5), 1.0),
+            ("parallel ADDs, ×", together, 1.0),
+            ("the executable alone, ms", 1000 * quantile(ours.took["VERSION"], 0.5), 12.0),
+        ),
     )
+
+
+def told(name: str, reach: Sequence[tuple[str, float, float]]) -> bool:
+    """Print what was reached; whether anything was not."""
     for what, value, limit in reach:
         verdict = "reached" if value <= limit else "NOT reached"
-        print(f"{verdict}: {what} {value:.2f}, at most {limit}")
-    return int(any(value > limit for _, value, limit in reach))
+        print(f"{verdict}, {name}: {what} {value:.2f}, at most {limit}")
+    return any(value > limit for _, value, limit in reach)
 
 
 if __name__ == "__main__":

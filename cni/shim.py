@@ -1,7 +1,8 @@
 """The CNI executable, as it is installed: hands everything to the daemon, prints its answer.
 
-Only modules that are built into the interpreter are imported: a pod start waits for this file.
-``weaver.cni.install`` writes it with a shebang of the real interpreter and these two constants.
+What cni/shim.c is, for machines for which that was not built. Only modules that are built into the
+interpreter are imported: a pod start waits for this file. ``weaver.cni.install`` writes it with a
+shebang of the real interpreter and these two constants.
 """
 
 import _socket
@@ -84,14 +85,17 @@ def ask(frame: bytes) -> bytes:
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         raise DaemonDownError from None
     answer = b""
-    try:
+    try:  # noqa: SIM105  # contextlib is not built in
         sock.sendall(frame)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # it may have said why
+    try:
         while True:
             piece = sock.recv(65536)
             if not piece:
                 break
             answer += piece
-    except (BrokenPipeError, ConnectionResetError):
+    except ConnectionResetError:
         pass
     if not answer:
         raise DaemonDownError

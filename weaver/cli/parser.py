@@ -75,9 +75,11 @@ def parser() -> argparse.ArgumentParser:
     setup.add_argument("--dir", default="/opt/cni/bin", help="of the plugins (/opt/cni/bin)")
     setup.add_argument("--conf-dir", default="/etc/cni/net.d", help="of the configuration")
     setup.add_argument("--cni-socket", default="/run/weaver/cni.sock")
-    setup.add_argument(
+    kind = setup.add_mutually_exclusive_group()
+    kind.add_argument(
         "--python", metavar="PATH", help="that runs the plugins where they are called (this one)"
     )
+    kind.add_argument("--native", action="store_true", help="plugins of C, if built with weaver")
     setup.add_argument("--remove", action="store_true")
     _reader(commands, "version", "show the versions of this command and the daemon")
     lab = commands.add_parser("lab", help="whole meshes on one machine", add_help=False)

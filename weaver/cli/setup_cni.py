@@ -17,7 +17,7 @@ def setup_cni(args: argparse.Namespace) -> int:
             done = remove(plugins, conf)
         else:
             python = Path(args.python) if args.python else None
-            done = install(plugins, conf, Path(args.cni_socket), python)
+            done = install(plugins, conf, Path(args.cni_socket), python, native=args.native)
     except OperatorError as err:
         print(f"weaver: {err} ({err.reason})", file=sys.stderr)
         return 1
