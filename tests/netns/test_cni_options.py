@@ -120,6 +120,56 @@ def test_pods_reach_each_other_where_forwarding_is_dropped(alone: CniHost) -> No
         assert [line for line in _forward(alone) if line not in ours] == ["-A FORWARD -j DROP"]
 
 
+FIREWALLD = """
+table inet firewalld {
+  chain filter_FORWARD {
+    type filter hook forward priority filter + 10; policy accept;
+    ct state { established, related } accept
+    ct status dnat accept
+    iifname "lo" accept
+    reject with icmpx admin-prohibited
+  }
+}
+"""
+"""What firewalld 1.3 makes of a host none of whose zones was told of the bridge."""
+
+
+def test_pods_reach_each_other_and_the_world_where_firewalld_rejects(alone: CniHost) -> None:
+    one, two = alone.pod("one"), alone.pod("two")
+    _world(alone)
+    one.add(conf(isDefaultGateway=True))
+    far = address(two.add(conf(isDefaultGateway=True)))
+    within = alone.within()
+    subprocess.run([*within, "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1"], check=True)
+
+    def loaded() -> None:
+        text = "table inet firewalld\ndelete table inet firewalld\n" + FIREWALLD
+        subprocess.run([*within, "nft", "-f", "-"], input=text, text=True, check=True)
+
+    def shown() -> str:
+        command = [*within, "nft", "list", "table", "inet", "firewalld"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    loaded()
+    assert not one.reaches(far)
+    assert not one.reaches(WORLD)
+    with alone.steered("mends"):
+        wait_for(lambda: one.reaches(far) and one.reaches(WORLD), shown)
+        whole = shown()
+        loaded()  # firewall-cmd --reload
+        wait_for(lambda: one.reaches(far) and one.reaches(WORLD), shown)
+        assert shown() == whole
+        assert whole.count('comment "weaver"') == 2
+        first = ["insert", "rule", "inet", "firewalld", "filter_FORWARD", "counter", "reject"]
+        subprocess.run([*within, "nft", *first], check=True)
+        wait_for(lambda: one.reaches(far), shown)
+        assert shown().count('comment "weaver"') == 2
+    remove = [sys.executable, "-c", "from weaver.daemon.natrules import remove_all; remove_all()"]
+    subprocess.run([*within, *remove], check=True)
+    assert "weaver" not in shown()
+    assert "admin-prohibited" in shown()
+
+
 def test_a_second_interface_does_not_take_the_way_out(alone: CniHost) -> None:
     """As multus asks: one pod, several interfaces, each with its own ADD, CHECK and DEL."""
     pod = alone.pod("several")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from weaver.daemon import nat, natrules
+from weaver.daemon import firewalld, nat, natrules
 from weaver.daemon.forwarding import Forwarding
 from weaver.daemon.natrules import NatRules
 
@@ -22,6 +22,7 @@ class Kernel:
         monkeypatch.setattr(natrules, "forward", lambda _range: None)
         monkeypatch.setattr(nat, "is_whole", lambda listed, _ranges, _plain: listed)
         monkeypatch.setattr(Forwarding, "mend", lambda *_args, **_more: None)
+        monkeypatch.setattr(firewalld, "mend", lambda *_args, **_more: None)
 
     def flush(self) -> None:
         self.generation += 1

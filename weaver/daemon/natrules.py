@@ -8,7 +8,7 @@ import struct
 import subprocess
 from collections.abc import Sequence
 
-from weaver.daemon import nat
+from weaver.daemon import firewalld, nat
 from weaver.daemon.forwarding import Forwarding, family_of
 
 NFT_TIMEOUT = 10.0
@@ -53,6 +53,10 @@ class NatRules:
         families = sorted({family_of(range) for range in ranges})
         dropped = [Forwarding(family).mend(bridge, exposed=exposed) for family in families]
         found += [why for why in dropped if why is not None]
+        # Of both families, whatever the ranges: it knows devices.
+        rejected = firewalld.mend(bridge, exposed=exposed)
+        if rejected is not None:
+            found.append(rejected)
         # What changed while we looked has another generation; what we made is looked at once more.
         self._seen = None if found else (now, *about)
         return ", ".join(found) or None
@@ -96,6 +100,7 @@ def remove_nat() -> str | None:
 def remove_all() -> None:
     """That, and what lets pods through others' rules."""
     remove_nat()
+    firewalld.remove()
     for family in (4, 6):
         Forwarding(family).remove()
 
