@@ -73,6 +73,8 @@ class Attacher:
         self._locks = KeyedLock()
         self._exposure = Exposure(pools, network, store, self._plain)
         self.holders = Holders(self, store)
+        self.exposure_changed: Callable[[], None] = lambda: None
+        """Called when the host has, or may have, other addresses of its own."""
 
     def list(self) -> builtins.list[Attachment]:
         return [row for _, row in sorted(self._rows.items()) if row.ready]
@@ -349,12 +351,18 @@ class Attacher:
         """Put an address of every range on the bridge, those ``asked`` for among them: the host
         reaches pods, pods the world."""
         async with self._locks.held(EXPOSED):
-            return await self._exposure.expose(asked)
+            try:
+                return await self._exposure.expose(asked)
+            finally:
+                self.exposure_changed()
 
     async def hide(self) -> tuple[str, ...]:
         """Take them back; which they were."""
         async with self._locks.held(EXPOSED):
-            return await self._exposure.hide()
+            try:
+                return await self._exposure.hide()
+            finally:
+                self.exposure_changed()
 
     # ---- after a start
 

@@ -59,11 +59,16 @@ from weaver.daemon.leaks import Leaks
 from weaver.daemon.network import Network
 from weaver.daemon.podmtu import PodMtu
 from weaver.daemon.ranges import Ranges, Terms
+from weaver.daemon.soon import Soon
 from weaver.daemon.state import StateDir
 
 log = logging.getLogger(__name__)
 
 HANDOVER_TIMEOUT = 10.0
+
+TELL_INTERVAL = 0.05
+"""Seconds between two times that the mesh is told of our pods: of all of them each time, signed, so
+that it is no part of an ADD's answer, and thirty at once cost no more than one."""
 
 CLONE_WATCH = 5.0
 """Seconds between looks whether another host still has our identity."""
@@ -80,6 +85,7 @@ class Daemon:
         self.sockets: list[Path] = []
         """Ours; that they are gone says that we are, and have let everything go."""
         self._supervisor = Supervisor()
+        self._telling = Soon(self.tell_attached, TELL_INTERVAL)
         self._loop = asyncio.get_running_loop()
         self.clock = LoopClock(self._loop)
         self.started_at = self.clock.now()
@@ -141,6 +147,7 @@ class Daemon:
             self.pod_mtu.value,
             note=self._note_pod,
         )
+        self.attacher.exposure_changed = self._telling.ask
         self.leaks = Leaks(
             self.attacher,
             self.network,
@@ -176,6 +183,7 @@ class Daemon:
     async def close(self) -> None:
         """Stop; pods keep their devices, and the next start takes them up again."""
         self.ready = False
+        self._telling.close()
         await self._supervisor.close()
         await self.mesh.close()
         await self.worker.close()
@@ -375,7 +383,7 @@ class Daemon:
     def _note_pod(self, phrase: str, row: Attachment) -> None:
         where = " ".join(row.addresses)
         self._note(phrase, container=row.container, interface=row.ifname, address=where)
-        self.tell_attached()
+        self._telling.ask()
 
     def tell_attached(self) -> None:
         """Let the mesh know which MAC and IP addresses are on this host's bridge."""
