@@ -18,7 +18,7 @@ from bench.nodes import Cable, Node, World, inside, run_in
 from mesh.drivers.sleeve.abi import SOL_UDP, UDP_SEGMENT
 from mesh.drivers.tap import set_queue_length, set_receive_buffer
 from mesh.wire.sleeve import DATA, HEADER, HOP_LIMIT
-from tests.netns.traffic import ping, transfer
+from tests.netns.traffic import eventually, ping, transfer
 
 pytestmark = pytest.mark.netns
 
@@ -80,14 +80,26 @@ def test_a_relay_shares_its_time_between_those_it_relays_for() -> None:
         loud, relay, target, quiet = world.nodes
         assert "3 received" in ping(quiet, target)
         before = relay.counters().relayed
+        seen = relay.drops()
+
+        def is_shed() -> bool:
+            """Whether little else than what is too much was dropped since we last looked, another
+            talking meanwhile: alone, the flood may have it all."""
+            nonlocal seen
+            run_in(quiet.pod, "ping", "-c", "9", "-i", "0.02", "-W", "1", target.address,
+                   check=False)  # fmt: skip
+            last, seen = seen, relay.drops()
+            share, full = (seen.get(reason, 0) - last.get(reason, 0)
+                           for reason in ("relay-share", "receive-queue-full"))  # fmt: skip
+            return share > max(1000, 4 * full)
+
         with flood(loud, target, relay) as sent:
             said = run_in(quiet.pod, "ping", "-c", "50", "-i", "0.02", "-W", "5",
                           target.address, check=False)  # fmt: skip
+            through = (relay.counters().relayed - before) / sent[0]
+            eventually(is_shed, within=30)
         found = re.search(r"(\d+) received", said)
         assert found is not None
-        through = (relay.counters().relayed - before) / sent[0]
-        assert int(found[1]) / 50 > 2 * through, f"{through:.0%} of the flood\n{said}"
-        drops = relay.drops()
-        assert drops["relay-share"] > 1000
-        assert drops["relay-share"] > drops.get("receive-queue-full", 0)
+        assert int(found[1]) / 50 > min(2 * through, 0.9), f"{through:.0%} of the flood\n{said}"
+        eventually(lambda: not relay.is_filtered())
         transfer(loud, target, 3_000_000)

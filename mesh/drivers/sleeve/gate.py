@@ -35,9 +35,12 @@ class Gate:
         self._stands_for: Drop | None = None
         self._strangers = self._filtered = self._before = 0
 
-    def tick(self, now: Instant) -> None:
-        """Once a second: raise the filter, or lower it."""
+    def tick(self, now: Instant, *, idle: bool = False) -> None:
+        """Once a second: raise the filter, or lower it. ``idle``: nothing came for a while, so
+        nobody sends too much."""
         self._count()
+        if idle:
+            self._shedding = Shedding()
         strangers = self._counted()
         self._shield.look(strangers - self._strangers, len(self._peers.badges()), now)
         self._strangers = strangers

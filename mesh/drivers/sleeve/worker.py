@@ -110,7 +110,7 @@ class Worker:
         peers = self._peers
         self._receiver.tick(now)
         self._uplink.tick()
-        self._gate.tick(now)
+        self._gate.tick(now, idle=self._look_at == inf)
         peers.macs.age(now)
         for peer in peers.peers.values():
             peer.size.age(now)
