@@ -42,6 +42,9 @@ made one after another in one softirq, 3 to 6 microseconds each."""
 SEGMENT_TOLL = 22
 """Octets of Ethernet and VXLAN header in a datagram's payload."""
 
+IPV6_LEAST = 1280
+"""Octets of packet that every IPv6 link carries (RFC 8200 5); of less no stack can be told."""
+
 UNKNOWN_SEGMENT = 1200
 """No more than this is where the search for a segment begins, and says nothing."""
 
@@ -353,8 +356,9 @@ def _graphs(records: list[Record], numbers: dict[PeerName, int]) -> Graphs:
 
 def carried(segment: int) -> int | None:
     """Octets of a pod's packet that a path takes in the kernel whose datagrams have this payload;
-    None where that is not known."""
-    return segment - SEGMENT_TOLL if segment > UNKNOWN_SEGMENT else None
+    None where that is not known. Not less than IPv6 must be given: who takes less is found out by
+    heartbeats, and left to the sleeve."""
+    return max(IPV6_LEAST, segment - SEGMENT_TOLL) if segment > UNKNOWN_SEGMENT else None
 
 
 def _packet(here: Record, there: Record, segment: int) -> int:

@@ -238,6 +238,20 @@ def test_a_path_of_less_than_both_ends_have_is_found_out() -> None:
     assert mesh.complaint({}) is None
 
 
+def test_a_path_of_less_than_ipv6_wants_is_the_sleeve_s() -> None:
+    """protocol.md 14.7: no pod can be told of less than 1,280 octets."""
+    mesh = OverlayMesh(10, [Kind(mtu=1450)] * 2)
+    one, other = (host.address for host in mesh.hosts)
+    for src, dst in ((one, other), (other, one)):
+        mesh.network.road(src, dst).mtu = 1320
+    mesh.join()
+    mesh.until(lambda: mesh.complaint({(0, 1): Overlay.SLEEVE}), 20)
+    mesh.run(30)
+    choice = mesh.choice(0, 1)
+    assert choice is not None
+    assert (choice.overlay, choice.not_kernel) == (Overlay.SLEEVE, "big-frames-lost")
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_pair_that_changes_its_overlay_over_relays_loses_no_unicast(seed: int) -> None:
     """protocol.md 14.2: one tunnel of a chain eats large frames; small ones pass all the time, so
