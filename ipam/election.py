@@ -20,7 +20,7 @@ from mesh.clock import Instant
 from mesh.crypto.identity import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, Identity, verify
 from mesh.errors import MalformedMessageError
 from mesh.gossip.channel import Item, Merged, Rejected
-from mesh.names import PeerName
+from mesh.names import NAME_SIZE, PeerName
 from mesh.wire.codec import Reader, Writer
 
 CHANNEL = "ipam-election"
@@ -219,6 +219,9 @@ class Election:
         news: list[bytes] = []
         rejected: list[Rejected] = []
         for item in items:
+            known = self.votes.get(PeerName(item.key)) if len(item.key) == NAME_SIZE else None
+            if known is not None and known.version >= item.stamp:
+                continue  # most of what gossip repeats
             try:
                 vote = Vote.decode(item.payload)
             except MalformedMessageError as err:

@@ -14,6 +14,7 @@ import ipam.handover
 import ipam.ring
 import ipam.slices
 from ipam.effects import AllocationKey, Change
+from ipam.election import Vote
 from mesh.crypto.identity import Identity
 from mesh.errors import OperatorError
 from mesh.names import PeerName
@@ -48,6 +49,7 @@ def install(put: Callable[[object, str, object], None] = setattr) -> None:
     """For the whole process, which does nothing but simulate; in tests, by a patch that ends."""
     for module in (ipam.ring, ipam.election):
         put(module, "verify", _verify)
+    put(Vote, "decode", functools.lru_cache(1 << 12)(Vote.decode))
     decode = functools.lru_cache(1 << 14)(ipam.slices.decode_slice)
     for module in (ipam.ring, ipam.core, ipam.handover):
         put(module, "decode_slice", decode)
