@@ -104,6 +104,7 @@ class Estate:
             if conflict.reason == "slice-forged" and conflict.held.owner == self._ring.us:
                 effects += announced(self._ring, self._ring.reassert(conflict.said))
         effects += announced(self._ring, self._ring.orphans())
+        effects += announced(self._ring, self._ring.regained())
         if effects:
             self.note()
         return effects

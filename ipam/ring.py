@@ -60,6 +60,8 @@ class Ring(Divided):
         """Starts of slices that others lie on wholly, since ``take_dropped``."""
         self._cut: list[tuple[Address, Address, int]] = []
         """Ends of slices of ours that others made shorter, and their versions."""
+        self._lost: dict[Address, tuple[Slice, Slice]] = {}
+        """Slices of ours that we hear of late, and lies that lie on them."""
         self._unsaved = Unsaved()
         self._digest: dict[bytes, int] = {}
         self._digest_at = (0, 0)
@@ -335,7 +337,7 @@ class Ring(Divided):
         if held is not None and held.stamp == said.stamp:
             return None
         if self._is_old(said):
-            return self._reused(said, source) or self._covered(said)
+            return self._reused(said, source) or self._covered(said) or self._robbed(said)
         if not _is_genuine(said, head):
             return "bad-signature"
         if held is None and len(self.slices) >= MAX_SLICES:
@@ -349,6 +351,8 @@ class Ring(Divided):
         ]
         forged = contradicted(said, under, None if self.is_asking else self.us)
         if forged is not None:
+            if forged.owner != self.us:
+                self.shortened.tell(forged.owner, forged)  # it may have heard the lie first
             return self.conflicts.add(Conflict(forged, said, FORGED, source))
         if held is not None and held.stamp > said.stamp:
             self._lay_rest(said)
@@ -397,6 +401,29 @@ class Ring(Divided):
             return "bad-signature"
         self.shortened.tell(said.owner, found)
         return COVERED
+
+    def _robbed(self, said: Slice) -> str | None:
+        """Whether it is ours, and what lies on it a lie that came before we knew that (R6)."""
+        if said.owner != self.us or not _is_genuine(said, self._head()):
+            return None
+        for part in self._parts.under(said.start, said.end):
+            over = None if part.slice_start is None else self.slices[part.slice_start]
+            if over is not None and contradicted(over, [said], None):
+                self._lost[over.start] = said, over
+        return FORGED if self._lost else None
+
+    def regained(self) -> list[Slice]:
+        """What others said of it before we knew that it is ours: ours again, two above them."""
+        found, self._lost = self._lost.values(), {}
+        return self._set(
+            Slice(part.start, part.end, self.us, over.version + 2)
+            for said, over in found
+            for part in self._parts.under(over.start, over.end)
+            if part.slice_start == over.start
+            and part.stamp == over.stamp
+            and said.start <= part.start
+            and part.end <= said.end
+        )
 
     def _head(self) -> bytes:
         assert self.id is not None

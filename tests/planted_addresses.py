@@ -408,4 +408,18 @@ ADDRESSES = (
         "if True:",
         RULES,
     ),
+    Bug(
+        "an owner that hears a lie first is not told what it owns",
+        "ipam/ring.py",
+        "if forged.owner != self.us:",
+        "if forged.owner == self.us:",
+        "tests/unit/test_ring.py",
+    ),
+    Bug(
+        "an owner that hears a lie before it knows what it owns believes it for ever",
+        "ipam/ring.py",
+        "if said.owner != self.us or not _is_genuine(said, self._head()):",
+        "if said.owner or not _is_genuine(said, self._head()):",
+        "tests/unit/test_ring.py",
+    ),
 )

@@ -286,3 +286,38 @@ def test_what_is_kept_to_show_is_bounded() -> None:
 
 def ring_owner(one: Item) -> PeerName:
     return decode_slice(one.payload)[1].owner
+
+
+def test_an_owner_that_hears_a_lie_before_it_knows_what_it_owns_takes_it_back() -> None:
+    """R6: the next version is its owner's to make, whichever of the two was heard first. Whoever
+    refuses the lie shows the owner what it does not know."""
+    ring = seeded()
+    (half,) = [piece for piece in ring.slices.values() if piece.owner == TWO.name]
+    others = [item(piece) for piece in ring.slices.values() if piece.owner != TWO.name]
+    lie = said(replace(half, owner=THREE.name, version=2), LIAR)
+    owner, witness = Ring(TWO, RANGE), heard(ONE)
+    owner.merge([*others, lie], SOMEBODY, T0)
+    assert owner.owner_of(half.start) == THREE.name
+    assert merged(witness, lie) == ["slice-forged"]
+    ((whom, piece),) = witness.shortened.take_unheard()
+    assert whom == TWO.name
+    assert merged(owner, item(piece)) == ["slice-forged"]
+    (back,) = owner.regained()
+    assert merged(witness, item(back)) == []
+    assert owners(owner) == owners(witness)
+    assert owner.owner_of(half.start) == TWO.name
+    assert owner.regained() == []
+
+
+def test_what_was_taken_over_is_not_taken_back_by_its_former_owner() -> None:
+    """R15: an old slice that says it is ours proves nothing against a later epoch, nor against
+    versions that we may have made and forgotten."""
+    ring = seeded()
+    (half,) = [piece for piece in ring.slices.values() if piece.owner == TWO.name]
+    later = said(replace(half, owner=ONE.name, version=next_epoch(1, ONE.name), takeover=True), ONE)
+    gone_on = said(replace(half, owner=ONE.name, version=3), ONE)
+    for one in (later, gone_on):
+        owner = Ring(TWO, RANGE)
+        owner.merge([one], SOMEBODY, T0)
+        assert merged(owner, item(half)) == []
+        assert owner.regained() == []
