@@ -422,4 +422,18 @@ ADDRESSES = (
         "if said.owner or not _is_genuine(said, self._head()):",
         "tests/unit/test_ring.py",
     ),
+    Bug(
+        "a report leaves out a slice of ours, so that a check finds what is not there",
+        "ipam/survey.py",
+        "owned = ring.owned(ring.us)",
+        "owned = ring.owned(ring.us)[1:]",
+        STORIES,
+    ),
+    Bug(
+        "two ranges have one name for their slices",
+        "ipam/by_range.py",
+        "head + key: stamp",
+        "key: stamp",
+        "tests/sim/test_ranges.py",
+    ),
 )

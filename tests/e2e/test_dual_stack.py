@@ -6,6 +6,8 @@ Without a password, so frames go by the kernel; by the sleeve: ``test_ipv6.py``.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +23,7 @@ from weaver.lab.plan import Order, Shape
 pytestmark = pytest.mark.e2e
 
 FOUR, SIX, THIRD = "10.32.0.0/16", "fd00:10:32::/112", "10.96.0.0/16"
+EXCLUDED = "10.32.0.1-10.32.0.9,fd00:10:32::1"
 FAMILIES = (0, 1)
 
 
@@ -29,7 +32,7 @@ def chain() -> Iterator[Lab]:
     lab = Lab("dualtest", quiet=True)
     lab.down()
     order = Order(name="dualtest", hosts=3, shape=Shape.CHAIN, pods=1)
-    lab.up(order, None, [f"--range={FOUR},{SIX}"])
+    lab.up(order, None, [f"--range={FOUR},{SIX}", f"--ipam-exclude={EXCLUDED}"])
     yield lab
     lab.down()
 
@@ -145,6 +148,46 @@ def test_a_range_is_added_while_everything_runs(chain: Lab) -> None:
         for host, name in names.items():
             weaver(site_of(chain, host), "detach", name)
             subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def test_what_is_excluded_is_given_by_force_alone(chain: Lab) -> None:
+    """R22; the first addresses that there are, so that somebody would have them."""
+    site = site_of(chain, "h1")
+    given = {a for family in FAMILIES for a in addresses(chain, family).values()}
+    assert not given & {"fd00:10:32::1", *(f"10.32.0.{n}" for n in range(1, 10))}
+    refused = weaver(site, "ipam", "claim", "dualtest-by-hand", "10.32.0.5")
+    assert refused.returncode == 1
+    assert "(address-excluded)" in refused.stderr
+    forced = asked(chain, "h1", "ipam", "claim", "--force", "dualtest-by-hand", "10.32.0.5")
+    assert forced["addresses"] == ["10.32.0.5/16"]
+    status = asked(chain, "h1", "ipam", "status")
+    assert status["excluded"] == ["10.32.0.1-10.32.0.9"]
+    assert status["excluded_used"] == ["10.32.0.5"]
+    assert status["others"][0]["excluded"] == ["fd00:10:32::1"]
+    check = weaver(site, "ipam", "check")
+    assert check.returncode == 1
+    assert "excluded-in-use" in check.stdout
+    assert asked(chain, "h1", "ipam", "free", "dualtest-by-hand")["addresses"] == ["10.32.0.5"]
+    assert asked(chain, "h1", "ipam", "who", "10.32.0.5")["state"] == "excluded"
+    assert weaver(site, "ipam", "check").returncode == 0
+
+
+def test_a_check_ends_though_a_peer_hangs(chain: Lab) -> None:
+    """Before anybody has noticed that it does, and so while it is thought to be in reach."""
+    hangs = chain.book().daemons["h3"].pid
+    os.kill(hangs, signal.SIGSTOP)
+    try:
+        check = weaver(site_of(chain, "h1"), "ipam", "check", "--json")
+    finally:
+        os.kill(hangs, signal.SIGCONT)
+    assert check.returncode == 1
+    said = json.loads(check.stdout)
+    found = {(f["what"], f["where"]) for one in (said, *said["others"]) for f in one["findings"]}
+    assert {("silent", "h3"), ("unreachable", "h3")} & found
+    until(
+        lambda: weaver(site_of(chain, "h1"), "ipam", "check").returncode == 0,
+        lambda: weaver(site_of(chain, "h1"), "ipam", "check").stdout,
+    )
 
 
 def test_static_addresses_of_both_families(chain: Lab) -> None:

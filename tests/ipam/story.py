@@ -10,7 +10,7 @@ from random import Random
 from typing import NamedTuple
 
 from ipam.address import Address, AddressRange
-from ipam.effects import AllocationKey
+from ipam.effects import AllocationKey, Surveyed
 from ipam.ring import CHANNEL as RING
 from ipam.slices import Slice, decode_slice, encode_slice, sign_slice
 from mesh.gossip.channel import Item
@@ -18,6 +18,7 @@ from mesh.names import PeerName
 from tests.ipam.fakes import Disk, key_of
 from tests.ipam.node import Node
 from tests.ipam.world import GOSSIP, World
+from weaver.daemon.comparison import compare, has_settled
 
 KINDS: tuple[tuple[str, int], ...] = (
     ("allocate", 40),
@@ -321,6 +322,19 @@ class Teller:
         names = {n.name for n in living}
         owners = {owner for _, owner, _ in first.values()}
         assert owners <= names, "a dead peer's space is nobody's"
+        self._compared(living)
+
+    @staticmethod
+    def _compared(living: list[Node]) -> None:
+        """What `ipam check` says when all is well: nothing, whoever asks."""
+        cores = [node.core for node in living if node.core is not None]
+        reports = {core.us: core.report() for core in cores}
+        survey = Surveyed(reports, ())
+        for core in (cores[0], cores[-1]):
+            assert has_settled(core.ring, survey), f"{core.us} is not of one mind with the others"
+            found = {finding["what"] for finding in compare(core.ring, survey, str)}
+            alarms = found & {"overlap", "disowned", "ring-differs", "cluster-mismatch", "gap"}
+            assert not alarms, f"false alarms: {alarms}"
 
     def _accounted(self, living: list[Node]) -> None:
         """Every container has its address by the ring, or its host says that it is lost (R18)."""
