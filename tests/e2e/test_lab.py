@@ -259,7 +259,8 @@ def test_a_namespace_that_somebody_made_is_left_alone() -> None:
 
 
 def test_a_narrow_underlay_stalls_nothing(tmp_path: Path) -> None:
-    """protocol.md 10.6: TCP crosses an underlay of 1,280 octets."""
+    """protocol.md 10.6: TCP, and the largest packet of a pod, cross an underlay of 1,280 octets:
+    the MTU of pods is not less, so that they have IPv6."""
     lab = Lab("narrowtest", quiet=True)
     lab.down()
     try:
@@ -276,7 +277,7 @@ def test_a_narrow_underlay_stalls_nothing(tmp_path: Path) -> None:
             "-M",
             "do",
             "-s",
-            "1372",
+            "1252",
             addresses(lab)[far.name],
         ]
         assert kernel.run(*kernel.inside(near.namespace, ping))
