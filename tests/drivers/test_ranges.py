@@ -92,6 +92,7 @@ async def test_each_range_has_a_file_and_keeps_it_in_any_order(mesh: Mesh, tmp_p
     assert range_of(tmp_path / "ipam.db") == str(FOUR)
     for order in ((SIX, FOUR), (FOUR, SIX)):
         again = mesh.start(tmp_path, *order)
+        assert again.for_docker.range == FOUR
         assert again.pools.ranges == list(order)
         assert set(again.addresses()[KEY.container, KEY.interface]) == set(given)
         again.close()

@@ -130,8 +130,8 @@ async def _run(config: Config, listening: socket.socket) -> None:
     docker = DockerServer(
         Driver(
             daemon.attacher,
-            daemon.ranges.first.range,
-            lambda number: daemon.ranges.first.allocator.holder_of(Address(number)),
+            daemon.ranges.for_docker.range,
+            lambda number: daemon.ranges.for_docker.allocator.holder_of(Address(number)),
             facade.not_ready,
         )
     )

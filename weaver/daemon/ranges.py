@@ -98,6 +98,11 @@ class Ranges:
     def first(self) -> Kept:
         return self._kept[0]
 
+    @property
+    def for_docker(self) -> Kept:
+        """A network of Docker's has one pool, of IPv4 where there is any."""
+        return next((kept for kept in self._kept if kept.range.family == 4), self.first)
+
     def of(self, address: str) -> tuple[Kept, Address]:
         """The range of an address. Raises OperatorError."""
         pool, number = self.pools.of(address)
