@@ -122,24 +122,24 @@ class Ledger:
         """It goes on with its old memory: where that is wrong, nobody who answered knew better."""
         core = node.core
         assert core is not None
-        answered = [n for n in node.world.peers(node) if n.name in core.returning.answered_by]
+        others = [n for n in node.world.nodes if n is not node and not (n.gone or n.is_clone)]
         for start, end in core.space.slices:
             for at in range(start, end):
-                other = self._owner.get(at)
                 mine = core.ring.at(at)
-                theirs = None if other in (None, node) else self._durable(other, at)
-                if other is None or mine is None or theirs is None or theirs.owner != other.name:
-                    continue
-                if mine.version // EPOCH != theirs.version // EPOCH:
-                    continue  # it was taken over, and is a ghost
-                for peer in answered:
-                    assert peer.core is not None
-                    known = peer.core.ring.at(at)
-                    assert known is None or known.version <= mine.version, (
+                assert mine is not None
+                for other in others:
+                    theirs = self._durable(other, at)
+                    if theirs is None or theirs.version <= mine.version:
+                        continue
+                    if mine.version // EPOCH != theirs.version // EPOCH:
+                        continue  # it was taken over, and is a ghost
+                    there = other.alive and node.world.linked(node, other)
+                    asked = there and other.name in core.returning.answered_by
+                    assert not asked, (
                         f"R17: {node} goes on with {self.range.text(at)} v{mine.version},"
-                        f" {peer} knows v{known.version}"
+                        f" {other} knows v{theirs.version}"
                     )
-                self.forked.add(at)
+                    self.forked.add(at)
 
     def agreed(self, nodes: list[Node]) -> None:
         """A fork is none any more when everybody says the same of an address."""
