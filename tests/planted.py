@@ -466,20 +466,6 @@ BUGS = (
         "tests/unit/test_shield.py",
     ),
     Bug(
-        "loss is believed of whoever knows a tag",
-        "mesh/link/inbound.py",
-        "return window is not None and window.top > seq and",
-        "return window is None or window.top < seq or",
-        "tests/unit/test_sleeve_forwarding.py",
-    ),
-    Bug(
-        "what was given up before it was missed is forgotten",
-        "mesh/link/reassembly.py",
-        "self._doubtful[key] = partial",
-        "pass",
-        "tests/unit/test_sleeve_tables.py",
-    ),
-    Bug(
         "a forged datagram is tried twice",
         "mesh/drivers/sleeve/receiver.py",
         "if not many:\n",

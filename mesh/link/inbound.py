@@ -23,7 +23,7 @@ from mesh.link.broadcast import Broadcasts
 from mesh.link.drops import Drop
 from mesh.link.lossmeter import SETTLE, Overruns
 from mesh.link.peers import Peer, Peers, RxEpoch
-from mesh.link.reassembly import Key, Reassembly
+from mesh.link.reassembly import Reassembly
 from mesh.link.records import LEAST_FRAME, Envelope, broadcast_record, frames_in
 from mesh.link.slotsize import SlotSize
 from mesh.names import ShortID
@@ -34,7 +34,6 @@ from mesh.wire.sleeve import (
     HEADER_SIZE,
     INDEX_AT,
     KINDS,
-    LANE_SHIFT,
     MAX_DATAGRAMS,
     MAX_PLAIN,
     PLAIN,
@@ -196,7 +195,7 @@ class Inbound:
 
     def look(self, overruns: Overruns, now: Instant) -> list[tuple[Peer, bytes]]:
         """What to REPORT to whom (10.9). Call it every ``LOOK`` seconds while anything comes."""
-        torn = self._reassembly.take_torn(now, SETTLE, self._is_missed)
+        torn = self._reassembly.take_torn(now, SETTLE)
         reports = []
         for short_id, peer in self._peers.peers.items():
             meter = peer.meter
@@ -249,14 +248,6 @@ class Inbound:
             self._peers.drop(Drop.REPLAYED, datagrams, of=way.peer.short_id)
             return True
         return False
-
-    def _is_missed(self, key: Key) -> bool:
-        """Whether a record was overtaken by one that is authentic, and did not come: nobody vouches
-        for what lies in the reassembly, and loss that a forger made up would be reported."""
-        short_id, epoch, seq = key
-        peer = self._peers.peers.get(short_id)
-        window = None if peer is None else peer.windows().get((epoch, seq >> LANE_SHIFT))
-        return window is not None and window.top > seq and not window.saw(seq)
 
     def _open(self, way: Way, number: bytes, data: memoryview) -> memoryview | None:
         """The payload of a record, None when it is not authentic."""

@@ -9,7 +9,7 @@ which a single datagram came: who knows a tag may begin records that never end.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mesh.clock import Instant
@@ -22,9 +22,6 @@ AGE = 0.5
 """Seconds an unfinished record waits: more than paths reorder by, and soon enough for the sender to
 learn of the loss while it is still sending."""
 
-MAX_DOUBTFUL, DOUBT = 512, 1.0
-"""Given up, but not yet known to be missed: so many, for so many seconds since they began."""
-
 Key = tuple[ShortID, int, int]
 """(source, epoch, sequence number of the record)."""
 
@@ -35,8 +32,6 @@ class Partial:
     since: Instant
     pieces: dict[int, bytes] = field(default_factory=dict)
     octets: int = 0
-    missing: int = 0
-    """When it was given up."""
     is_torn: bool = False
     """Whether it was counted as torn already."""
 
@@ -50,7 +45,6 @@ class Reassembly:
         self._octets = 0
         self._lost: Counter[ShortID] = Counter()
         self._torn: dict[ShortID, tuple[int, int]] = {}
-        self._doubtful: dict[Key, Partial] = {}
 
     def __len__(self) -> int:
         return len(self._partial)
@@ -93,23 +87,13 @@ class Reassembly:
         lost, self._lost = self._lost, Counter()
         return lost
 
-    def take_torn(
-        self, now: Instant, late: float, is_missed: Callable[[Key], bool]
-    ) -> dict[ShortID, tuple[int, int]]:
+    def take_torn(self, now: Instant, late: float) -> dict[ShortID, tuple[int, int]]:
         """(records, datagrams missing of them) by source: what has waited so long, or was given
-        up, since the last call, and ``is_missed``. They may still become whole; TCP has sent it
-        again by then."""
+        up, since the last call. They may still become whole; TCP has sent it again by then."""
         for key, partial in self._partial.items():
             if now - partial.since < late:
                 break
-            if not partial.is_torn and is_missed(key):
-                self._tear(key, partial)
-        for key, partial in list(self._doubtful.items()):
-            if is_missed(key):
-                self._tear(key, partial)
-            elif now - partial.since < DOUBT:
-                continue
-            del self._doubtful[key]
+            self._tear(key, partial)
         torn, self._torn = self._torn, {}
         return torn
 
@@ -127,18 +111,15 @@ class Reassembly:
 
     def _give_up(self, key: Key) -> None:
         self._lost[key[0]] += 1
-        partial = self._partial[key]
-        if not partial.is_torn and len(self._doubtful) < MAX_DOUBTFUL:
-            partial.missing = partial.total - len(partial.pieces)
-            self._doubtful[key] = partial
+        self._tear(key, self._partial[key])
         self._drop(key)
-        partial.pieces.clear()
 
     def _tear(self, key: Key, partial: Partial) -> None:
-        partial.is_torn = True
-        records, datagrams = self._torn.get(key[0], (0, 0))
-        missing = partial.missing or partial.total - len(partial.pieces)
-        self._torn[key[0]] = records + 1, datagrams + missing
+        if not partial.is_torn:
+            partial.is_torn = True
+            records, datagrams = self._torn.get(key[0], (0, 0))
+            missing = partial.total - len(partial.pieces)
+            self._torn[key[0]] = records + 1, datagrams + missing
 
     def _drop(self, key: Key) -> None:
         self._octets -= self._partial.pop(key).octets

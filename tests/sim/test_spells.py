@@ -101,7 +101,7 @@ def overtaken_is_lost(patch: pytest.MonkeyPatch) -> None:
 def torn_is_nothing(patch: pytest.MonkeyPatch) -> None:
     """Loss: of a record of many datagrams one at most is missing, and those that came are not
     waited for."""
-    patch.setattr(Reassembly, "take_torn", lambda _self, _now, _late, _is_missed: {})
+    patch.setattr(Reassembly, "take_torn", lambda _self, _now, _late: {})
     patch.setattr(Reassembly, "__len__", lambda _self: 0)
     patch.setattr(LossMeter, "_judge", lambda _self, _line, _window: 0)
 

@@ -201,10 +201,6 @@ def test_records_that_wait_in_vain_are_given_up() -> None:
     assert not pool._per_peer
 
 
-def yes(_: ra.Key) -> bool:
-    return True
-
-
 def test_what_waits_for_long_is_torn_once() -> None:
     """10.9: records and the datagrams missing of them, and only what is late."""
     pool = ra.Reassembly()
@@ -212,11 +208,11 @@ def test_what_waits_for_long_is_torn_once() -> None:
         pool.add((A, 1, 1), 5, {index: b"a"}, T0)
     pool.add((A, 1, 2), 5, {0: b"a"}, T0)
     pool.add((B, 1, 1), 2, {0: b"b"}, at(0.04))
-    assert pool.take_torn(at(0.06), 0.05, yes) == {A: (2, 6)}
-    assert pool.take_torn(at(0.06), 0.05, yes) == {}
+    assert pool.take_torn(at(0.06), 0.05) == {A: (2, 6)}
+    assert pool.take_torn(at(0.06), 0.05) == {}
     assert pool.add((B, 1, 1), 2, {1: b"b"}, at(0.06)) == b"bb"
     pool.age(at(10))
-    assert pool.take_torn(at(10), 0.05, yes) == {}
+    assert pool.take_torn(at(10), 0.05) == {}
 
 
 def test_what_is_given_up_before_it_is_late_is_torn() -> None:
@@ -224,37 +220,7 @@ def test_what_is_given_up_before_it_is_late_is_torn() -> None:
     pool = ra.Reassembly()
     for seq in range(ra.MAX_PARTIAL_PER_PEER + 10):
         pool.add((A, 1, seq), 5, {0: b"a"}, T0)
-    assert pool.take_torn(T0, 0.05, yes) == {A: (10, 40)}
-
-
-def test_what_nobody_misses_is_not_torn() -> None:
-    """10.9: it may be forged. What is missed only later, also after it was given up, is."""
-    pool = ra.Reassembly()
-    missed: set[int] = set()
-
-    def is_missed(key: ra.Key) -> bool:
-        return key[2] in missed
-
-    for seq in range(ra.MAX_PARTIAL_PER_PEER + 10):
-        pool.add((A, 1, seq), 5, {0: b"a"}, T0)
-    assert pool.take_torn(at(0.2), 0.05, is_missed) == {}
-    missed |= {0, 50}
-    assert pool.take_torn(at(0.3), 0.05, is_missed) == {A: (2, 8)}
-    pool.age(at(ra.AGE))
-    missed |= {0, 1, 50, 51}
-    assert pool.take_torn(at(0.6), 0.05, is_missed) == {A: (2, 8)}
-    pool.take_torn(at(ra.DOUBT), 0.05, is_missed)
-    missed |= set(range(100))
-    assert pool.take_torn(at(ra.DOUBT), 0.05, is_missed) == {}
-
-
-def test_what_is_given_up_is_remembered_within_bounds() -> None:
-    pool = ra.Reassembly()
-    for seq in range(ra.MAX_DOUBTFUL + 1000):
-        pool.add((A, 1, seq), 5, {0: bytes(1000)}, T0)
-    assert len(pool._doubtful) == ra.MAX_DOUBTFUL
-    assert not any(partial.pieces for partial in pool._doubtful.values())
-    assert pool._octets == 1000 * ra.MAX_PARTIAL_PER_PEER
+    assert pool.take_torn(T0, 0.05) == {A: (10, 40)}
 
 
 def test_one_peer_cannot_take_anothers_room() -> None:
