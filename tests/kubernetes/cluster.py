@@ -144,7 +144,8 @@ class Cluster:
             machine.stop()
         kernel.remove([*(node.namespace for node in self.nodes.values()), CONTROL])
         for left in sorted(set(_cgroups()) - self._cgroups, key=len, reverse=True):
-            _remove_cgroup(left)
+            if not _is_alive(left):  # all of ours are dead: that one is somebody else's
+                _remove_cgroup(left)
 
     def keep_logs(self, where: Path) -> None:
         """What everybody said, for whoever looks for the reason."""
@@ -346,6 +347,16 @@ def _cgroups() -> list[str]:
     for top in Path("/sys/fs/cgroup").glob("**/k8s.io"):
         found += [where for where, _, _ in os.walk(top)]
     return found
+
+
+def _is_alive(cgroup: str) -> bool:
+    for where, _, _ in os.walk(cgroup):
+        try:
+            if (Path(where) / "cgroup.procs").read_text():
+                return True
+        except OSError:  # it went meanwhile
+            continue
+    return False
 
 
 def _remove_cgroup(path: str) -> None:
