@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ipam.address import Address, AddressRange
@@ -10,6 +11,9 @@ from ipam.slices import EPOCH, Slice, decode_slice
 
 if TYPE_CHECKING:
     from tests.ipam.node import Node
+
+_decoded = lru_cache(1 << 14)(decode_slice)
+"""What disks hold is read again and again."""
 
 
 class Ledger:
@@ -92,7 +96,7 @@ class Ledger:
             if node.gone:
                 self._let_go(node)
             self._versions[node] = {
-                start: decode_slice(octets)[1].version for start, octets in node.disk.slices.items()
+                start: _decoded(octets)[1].version for start, octets in node.disk.slices.items()
             }
             return
         assert node.batch is not None
@@ -219,7 +223,7 @@ class Ledger:
             return node.core.ring.at(at)
         found = None
         for octets in node.disk.slices.values():
-            piece = decode_slice(octets)[1]
+            piece = _decoded(octets)[1]
             if piece.start <= at < piece.end and (found is None or piece.stamp > found.stamp):
                 found = piece
         return found
@@ -245,7 +249,7 @@ class Ledger:
         """What a peer owns as far as it knows, durably."""
         mine = set()
         for octets in node.disk.slices.values():
-            piece = decode_slice(octets)[1]
+            piece = _decoded(octets)[1]
             if piece.owner == node.name:
                 mine |= {Address(at) for at in range(piece.start, piece.end)}
         return {a for a in mine if (p := self._durable(node, a)) and p.owner == node.name}
