@@ -103,8 +103,8 @@ ADDRESSES = (
     Bug(
         "a freed address is free to nobody ever again (calico#8548, leaked handles)",
         "ipam/space.py",
-        "self._resting[address] = now",
-        "pass",
+        "self.used.remove(address)\n            if self.owns(address):",
+        "self.used.remove(address)\n            if False:",
         STORIES,
     ),
     Bug(
@@ -131,8 +131,8 @@ ADDRESSES = (
     Bug(
         "an answer is given although its write failed (weave#2344)",
         "ipam/batch.py",
-        "kept.append(effect if refused else Answer(effect.request, Refused(reason)))",
-        "kept.append(effect if refused or reason else effect)",
+        "kept.append(effect if not gives else Answer(effect.request, Refused(reason)))",
+        "kept.append(effect)",
         "tests/unit/test_batch.py",
     ),
     Bug(

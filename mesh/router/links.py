@@ -36,8 +36,9 @@ from mesh.router.events import PathChanged
 from mesh.router.fastdp import Fastdp
 from mesh.router.hub import Hub
 from mesh.router.told import Told, difference, dropped
+from mesh.router.ways import Way, chosen_way, why
 from mesh.topology.record import Record
-from mesh.topology.routes import HOP_TOLL_US, Routes, is_good_enough
+from mesh.topology.routes import Routes
 from mesh.wire import worker as w
 from mesh.wire.cipher import Cipher
 
@@ -46,10 +47,6 @@ TRAFFIC_INTERVAL = 1.0
 
 TRAFFIC_OCTETS = 1024
 """Octets to a peer within it that are more than neighbour discovery."""
-
-
-_Way = tuple[Path, PeerName | None]
-"""A path and the next hop on it."""
 
 
 @dataclass(slots=True)
@@ -205,7 +202,7 @@ class Links:
         self,
         records: Mapping[PeerName, Record],
         routes: Routes,
-        chosen: Mapping[PeerName, _Way],
+        chosen: Mapping[PeerName, Way],
     ) -> Told:
         ids, us, kernel = self._ids, self._hub.us, self.fastdp.ways
         told = Told()
@@ -230,21 +227,12 @@ class Links:
         self._hub.deadlines.set(("branches",), self._branches.due)
         return told
 
-    def _chosen(self, peer: PeerName, record: Record, routes: Routes) -> _Way:
-        """The way to a peer: the mesh's, or our own direct one that the mesh does not know of.
+    def _chosen(self, peer: PeerName, record: Record, routes: Routes) -> Way:
+        return chosen_way(
+            self._hub.us, peer, record, routes.unicast.get(peer), self.direct.get(peer)
+        )
 
-        What goes straight to its end cannot go round, whatever others believe meanwhile.
-        """
-        route, direct = routes.unicast.get(peer), self.direct.get(peer)
-        if direct is not None and direct.up:
-            unknown = direct.is_orphan or not _calls_up(record, self._hub.us)
-            if route is None or (unknown and direct.steady and _is_worth_it(direct, route.cost_us)):
-                return Path.DIRECT, peer
-        if route is None:
-            return Path.DOWN, None
-        return (Path.DIRECT if route.next_hop == peer else Path.RELAYED), route.next_hop
-
-    def _by_sleeve(self, peer: PeerName, chosen: _Way) -> bool:
+    def _by_sleeve(self, peer: PeerName, chosen: Way) -> bool:
         """Whether frames of a pod reach this peer by the sleeve."""
         return self.worker_up and self._key_problem(peer) is None and chosen[0] is not Path.DOWN
 
@@ -384,7 +372,7 @@ class Links:
 
     # ---- inside: choices
 
-    def _choose(self, chosen: Mapping[PeerName, _Way]) -> None:
+    def _choose(self, chosen: Mapping[PeerName, Way]) -> None:
         """Note by which path each peer is reached from now on, and why."""
         self.choices.keep(chosen.keys())
         for peer, way in chosen.items():
@@ -409,21 +397,12 @@ class Links:
         """How frames reach a peer now, and why that way."""
         return self._choice(peer, self._chosen(peer, records[peer], routes))
 
-    def _choice(self, peer: PeerName, chosen: _Way) -> Choice:
+    def _choice(self, peer: PeerName, chosen: Way) -> Choice:
         now, direct = self._hub.now, self.direct.get(peer)
         if (way := self.fastdp.ways.get(peer)) is not None:
             return self.fastdp.choice(peer, way)
         path, next_hop, problem = self._passable(peer, chosen)
-        if problem is not None:
-            reason = problem
-        elif path is Path.DIRECT:
-            reason = "probes-answered" if direct is None else direct.reason
-        elif direct is None:
-            reason = "no-connection" if path is Path.RELAYED else "no-route"
-        elif not direct.up or not direct.steady:
-            reason = direct.reason
-        else:
-            reason = "cheaper-path"
+        reason = why(path, problem, direct)
         after = None
         told = direct is not None and (path is Path.DIRECT or not direct.up)
         if told and direct is not None and direct.answered_at is not None:
@@ -431,7 +410,7 @@ class Links:
         not_kernel = self.fastdp.why_not(peer)
         return Choice(Overlay.SLEEVE, path, next_hop, reason, now, after, not_kernel)
 
-    def _passable(self, peer: PeerName, chosen: _Way) -> tuple[Path, PeerName | None, str | None]:
+    def _passable(self, peer: PeerName, chosen: Way) -> tuple[Path, PeerName | None, str | None]:
         """The way to a peer by sleeve if frames may take it now, and what keeps them from it."""
         problem = "unreachable" if peer not in self._reachable else self._key_problem(peer)
         return (*chosen, None) if problem is None else (Path.DOWN, None, problem)
@@ -441,14 +420,3 @@ class Links:
         if not self._hub.encrypted or (pair is not None and pair.epoch is not None):
             return None
         return "no-keys" if pair is None else pair.reason
-
-
-def _is_worth_it(direct: Direct, relayed_us: int) -> bool:
-    """Whether our own measure of the direct path says what the routes would (8.2)."""
-    rtt = direct.probe.cost_rtt
-    return rtt is None or is_good_enough(round(rtt * 1e6) + HOP_TOLL_US, relayed_us)
-
-
-def _calls_up(record: Record, us: PeerName) -> bool:
-    """Whether this peer says that its direct path to us works."""
-    return any(edge.peer == us and edge.established for edge in record.edges)

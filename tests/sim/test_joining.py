@@ -17,7 +17,7 @@ import pytest
 from mesh.clock import Instant
 from mesh.connection.maker import Target
 from mesh.names import PeerName
-from mesh.router import branches, links, pace
+from mesh.router import branches, pace, ways
 from mesh.router.choices import Path
 from mesh.wire import worker as w
 from tests.sim.host import PORT, SLEEVE_PORT, SimHost
@@ -161,7 +161,7 @@ def branches_cut_at_once(patch: pytest.MonkeyPatch) -> None:
 
 def lone_paths_for_ourselves(patch: pytest.MonkeyPatch) -> None:
     """A direct path waits until the mesh knows of it at both ends."""
-    patch.setattr(links, "_is_worth_it", lambda _direct, _cost: False)
+    patch.setattr(ways, "_is_worth_it", lambda _direct, _cost: False)
 
 
 def slow_routes(patch: pytest.MonkeyPatch) -> None:
