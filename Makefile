@@ -21,7 +21,7 @@ help:
 	@echo "make simulated drivers  tests of whole meshes, of addresses alone, and of drivers"
 	@echo "make netns e2e   tests with real devices, with real daemons and container runtimes"
 	@echo "make e2e-kubernetes  a real Kubernetes of three nodes, built from Debian's source the first time (20 minutes)"
-	@echo "make sim         whole meshes under virtual time: SEEDS=1-200, or a list"
+	@echo "make sim         whole meshes under virtual time: SEEDS=1-200, or a list; sim-paths: data paths"
 	@echo "make sim-ipam    allocators alone: SEEDS=1-500 STEPS=200; sim-long: 10,000 seeds of 2,000 operations"
 	@echo "make planted     planted bugs, each of which a test must catch"
 	@echo "make bench       bench-datapath and bench-control N=20; beside others: bench-peers, bench-publish, bench-cni, bench-ipam"
@@ -94,6 +94,9 @@ e2e-kubernetes: $(VENV)/.stamp test-packages
 
 sim: $(VENV)/.stamp
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+sim-paths: $(VENV)/.stamp
+	$(BIN)/python -m tests.sim --paths --seeds $(SEEDS)
 
 # Allocators alone: many more stories of them. The long run is for a night.
 sim-ipam: $(VENV)/.stamp

@@ -9,7 +9,7 @@ not estimated, for there are few pairs of peers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from mesh.clock import Instant
 
@@ -78,7 +78,7 @@ class FairShare:
         came, sent = self._came, sum(self._came.values()) - self._dropped
         if self._stood and not self._excess:
             self._capacity = sent
-        if len(came) < 2 or not (self._stood or self._excess):
+        if not (self._stood or self._excess) or is_alone(came):
             self._excess = {}
         else:
             # While nothing stands there is room for a little more, until nothing is dropped.
@@ -90,6 +90,11 @@ class FairShare:
         self._came = {pair: octets // 2 for pair, octets in came.items() if octets >= FADED}
         self._dropped //= 2
         self._stood, self._since = False, now
+
+
+def is_alone(came: Collection[Pair]) -> bool:
+    """Whether all that came is between the same two: nobody is there to be fair to."""
+    return len(came) <= 2 and len({frozenset(pair) for pair in came}) < 2
 
 
 def excesses(came: dict[Pair, int], room: float) -> dict[Pair, float]:

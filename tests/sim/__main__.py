@@ -1,6 +1,6 @@
 """``python -m tests.sim --seeds 1-200``: many meshes, one closing line, exit 1 on any failure.
 
-Every seed runs the story of a whole mesh with addresses, every second one that of data paths too,
+A seed runs the story of a whole mesh with addresses; with ``--paths`` instead that of data paths,
 with a spell of loss under a stream at its end.
 """
 
@@ -30,6 +30,14 @@ class Outcome(NamedTuple):
     failure: str
 
 
+class Job(NamedTuple):
+    """``paths``: the story of data paths, which has its own number of peers."""
+
+    seed: int
+    peers: int
+    paths: bool = False
+
+
 def seeds_of(text: str) -> list[int]:
     """``1-200``, ``3,5,9`` or both mixed. Raises ValueError."""
     seeds: list[int] = []
@@ -42,20 +50,22 @@ def seeds_of(text: str) -> list[int]:
     return seeds
 
 
-def one(job: tuple[int, int]) -> Outcome:
-    seed, peers = job
+def one(job: Job) -> Outcome:
+    seed, peers, of_paths = job
     try:
+        if of_paths:
+            ways = paths.story(seed)
+            spell(ways)
+            return Outcome(seed, len(ways.troubles), ways.network.transcript.hexdigest(), "")
         mesh = story(seed, peers)
-        if seed % 2 == 0:
-            spell(paths.story(seed))
+        return Outcome(seed, mesh.operations, mesh.digest(), "")
     except Exception:
         return Outcome(seed, 0, "", traceback.format_exc(limit=-6))
     finally:
         gc.collect()
-    return Outcome(seed, mesh.operations, mesh.digest(), "")
 
 
-def report(outcomes: Iterable[Outcome], seeds: int, peers: int) -> int:
+def report(outcomes: Iterable[Outcome], seeds: int, what: str) -> int:
     """Print what went wrong as it comes, then one line; the exit code."""
     began = time.monotonic()
     operations, failed = 0, []
@@ -69,7 +79,7 @@ def report(outcomes: Iterable[Outcome], seeds: int, peers: int) -> int:
             print(f"{done}, underlay {outcome.digest[:16]}", flush=True)
     elapsed = time.monotonic() - began
     print(
-        f"{seeds} seeds of {peers} peers, {operations} operations,"
+        f"{seeds} seeds of {what}, {operations} operations,"
         f" {len(failed)} failures{f' {sorted(failed)}' if failed else ''}, {elapsed:.0f} s"
     )
     return 1 if failed else 0
@@ -79,11 +89,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.sim", description=__doc__)
     parser.add_argument("--seeds", type=seeds_of, default=[1])
     parser.add_argument("--peers", type=int, default=12)
+    parser.add_argument("--paths", action="store_true", help="stories of data paths")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     args = parser.parse_args()
-    jobs = [(seed, args.peers) for seed in args.seeds]
+    jobs = [Job(seed, args.peers, args.paths) for seed in args.seeds]
+    what = "data paths" if args.paths else f"{args.peers} peers"
     with multiprocessing.Pool(args.jobs, share) as pool:
-        return report(pool.imap_unordered(one, jobs), len(jobs), args.peers)
+        return report(pool.imap_unordered(one, jobs), len(jobs), what)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from mesh.wire.cipher import Offer
 from tests.sim.addresses import RANGE, Ledger, SimIpam
 from tests.sim.clock import SimClock
 from tests.sim.host import PORT, SimHost, ring
-from tests.sim.lies import lie
+from tests.sim.lies import anothers_slice, lie
 from tests.sim.network import SimNetwork, Weather
 from tests.sim.processors import PROCESSORS, cipher_complaint
 from tests.store_twin import MemoryStore
@@ -68,6 +68,7 @@ class SimMesh:
         self.ipams: dict[str, SimIpam] = {}
         self.troubles: Counter[str] = Counter()
         self.lies: list[str] = []
+        self._restarted: set[str] = set()
         self._keys = 0
         self._electors = peers
         self.encrypted = bool(passwords)
@@ -93,6 +94,8 @@ class SimMesh:
             self.run(self.rng.uniform(0, 0.2))
 
     def start(self, host: SimHost) -> None:
+        if host.address in self.ipams:
+            self._restarted.add(host.address)
         host.prepare()
         self.ipams[host.address] = SimIpam(
             host, self.stores[host.number], self.ledger, self._electors
@@ -278,9 +281,18 @@ class SimMesh:
             for key, address in core.allocations.items():
                 assert address not in seen, f"{RANGE.text(address)} twice: {seen[address]}, {key}"
                 seen[address] = host.address
-                owner = core.ring.owner_of(address)
-                assert owner == host.name, f"{RANGE.text(address)} is {owner}'s by the ring"
+                if not self._is_lied_away(host, address):
+                    owner = core.ring.owner_of(address)
+                    assert owner == host.name, f"{RANGE.text(address)} is {owner}'s by the ring"
                 assert self.stores[host.number].allocations.get(key) == address
+
+    def _is_lied_away(self, host: SimHost, address: Address) -> bool:
+        """What an insider says of space whose owner is down, that owner believes at its return: it
+        could have given it away and forgotten (docs/ipam.md 7). Its containers are named then."""
+        core = self.ipams[host.address].core
+        told = anothers_slice.__name__ in self.lies and host.address in self._restarted
+        nobody = core.ring.owner_of(address) not in {other.name for other in self.hosts}
+        return told and nobody and address in core.estate.astray
 
     def digest(self) -> str:
         """A fingerprint of everything that was said on the underlay, in order."""
@@ -307,11 +319,11 @@ def weather_of(seed: int) -> Weather:
     )
 
 
-def story(seed: int, peers: int = 12, steps: int = 24) -> SimMesh:
+def story(seed: int, peers: int = 12, steps: int = 10) -> SimMesh:
     """The run that ``make sim`` repeats for every seed: join, trouble, heal, settle."""
     mesh = SimMesh(seed, peers, weather_of(seed))
     mesh.join(fences=peers // 3)
-    mesh.run(4.0)
+    mesh.run(2.0)
     mesh.churn(steps)
     mesh.heal()
     mesh.allocate(mesh.hosts[-1])

@@ -73,13 +73,13 @@ def test_the_closing_line_and_the_exit_code(
         return SimMesh(seed, peers)
 
     monkeypatch.setattr(command, "story", told)
-    jobs = [(seed, 2) for seed in command.seeds_of("1-2,4")]
-    assert command.report([command.one(job) for job in jobs], len(jobs), 2) == 1
+    jobs = [command.Job(seed, 2) for seed in command.seeds_of("1-2,4")]
+    assert command.report([command.one(job) for job in jobs], len(jobs), "2 peers") == 1
     said = capsys.readouterr().out
     assert "seed 4 FAILED" in said
     assert "AssertionError: planted" in said
     assert "3 seeds of 2 peers, 0 operations, 1 failures [4]" in said.splitlines()[-1]
-    assert command.report([command.one((1, 2))], 1, 2) == 0
+    assert command.report([command.one(command.Job(1, 2))], 1, "2 peers") == 0
 
 
 @pytest.mark.parametrize("text", ["", "x", "3-", "1,,2", "5-1"])

@@ -206,6 +206,16 @@ def test_pairs_that_are_shed_are_bounded() -> None:
     assert not shedding.look({}, standing=True), "nothing to do, no system call"
 
 
+def test_two_hosts_alone_have_all_of_a_relay() -> None:
+    """What comes back between them is little and nobody else's: nothing is dropped for its sake."""
+    relay, rng = Relay(20e6, sheds=True), Random(6)
+    relay.run(4, {(2, 3): 30e6, (3, 2): 0.2e6}, rng)
+    assert not relay.core.excess
+    assert relay.shedding is not None
+    assert relay.shedding.shares == {}
+    assert 1000 * sum(relay.sent.values()) / 4 > 0.98 * 20e6
+
+
 def test_what_is_remembered_is_bounded() -> None:
     core = FairShare()
     for n in range(3 * fairness.MOST):

@@ -41,7 +41,7 @@ MAX_ROUNDS = 16
 WAIT = 0.005
 """Seconds that a datagram may wait in the socket for those in front of it."""
 
-LEAST_OCTETS = 2 * 1024 * 1024
+LEAST_OCTETS = 8 * 1024 * 1024
 """That may wait there, as the kernel counts them: what comes while others have the processor, too,
 where it is so short that we cannot keep up."""
 
